@@ -1,0 +1,114 @@
+"""From plain settings to the splits of an image data set."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data.images import ImageBatches, ImageSplits, channel_statistics, draw_validation
+from data.sources import ImageArrays, arrays, cifar10, mnist
+
+
+def load_images(source: str, root: str | Path, path: str | Path | None = None) -> ImageArrays:
+    """Reads "cifar10" or "mnist" (in `root`, downloaded if absent) or "arrays" (the .npz at `path`).
+
+    Of several processes, let the first call this alone before all call `build_images`, so that one downloads.
+
+    Raises:
+        ValueError: the source is unknown, or what it reads is not as it should be.
+        FileNotFoundError: the data is not there and could not be downloaded.
+    """
+    if source == "cifar10":
+        return cifar10(root)
+    if source == "mnist":
+        return mnist(root)
+    if source == "arrays":
+        if path is None:
+            raise ValueError(
+                'dataset.source is "arrays", but dataset.path is not set; set it to an .npz file.'
+            )
+        return arrays(path, root)
+    raise ValueError(f'dataset.source is "{source}", but must be one of "cifar10", "mnist" and "arrays".')
+
+
+def build_images(
+    *,
+    source: str,
+    root: str | Path,
+    batch_size: int,
+    path: str | Path | None = None,
+    validation_size: int = 5000,
+    split_seed: int = 0,
+    padding: int = 0,
+    flip: bool = False,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    rank: int = 0,
+    world_size: int = 1,
+    test_subsets: Mapping[str, Sequence[int]] | None = None,
+) -> ImageSplits:
+    """Loads a data set and holds its splits on `device`, normalised by the statistics of the training split.
+
+    Args:
+        source, root, path: see `load_images`.
+        validation_size, split_seed: how many training images are held out, and which (see `draw_validation`);
+            unused by arrays that come with a validation split.
+        batch_size, padding, flip, seed, rank, world_size: see `ImageBatches`; padding and flip augment only
+            the training split.
+        test_subsets: name -> [start, stop), slices of the test images whose error is reported as well.
+
+    Raises:
+        ValueError: a setting makes no sense, or a file is not as it should be.
+        FileNotFoundError: the data is not there and could not be downloaded.
+    """
+    loaded = load_images(source, root, path)
+    train_images, train_labels = loaded.train_images, loaded.train_labels
+    validation_images, validation_labels = loaded.validation_images, loaded.validation_labels
+    if validation_images is None or validation_labels is None:
+        remaining, held_out = draw_validation(len(train_images), validation_size, split_seed)
+        validation_images, validation_labels = train_images[held_out], train_labels[held_out]
+        train_images, train_labels = train_images[remaining], train_labels[remaining]
+
+    mean, std = channel_statistics(train_images)
+
+    def evaluated(images: np.ndarray, labels: np.ndarray) -> ImageBatches:
+        return ImageBatches(
+            images, labels, mean=mean, std=std, device=device, rank=rank, world_size=world_size
+        )
+
+    train = ImageBatches(
+        train_images,
+        train_labels,
+        mean=mean,
+        std=std,
+        batch_size=batch_size,
+        padding=padding,
+        flip=flip,
+        seed=seed,
+        device=device,
+        rank=rank,
+        world_size=world_size,
+    )
+    test = {"test": evaluated(loaded.test_images, loaded.test_labels)}
+    for name, bounds in (test_subsets or {}).items():
+        subset = _subset(name, bounds, len(loaded.test_images))
+        test[name] = evaluated(loaded.test_images[subset], loaded.test_labels[subset])
+    return ImageSplits(
+        train=train,
+        validation=evaluated(validation_images, validation_labels),
+        test=test,
+        num_classes=loaded.num_classes,
+        image_shape=train.image_shape,
+    )
+
+
+def _subset(name: str, bounds: Sequence[int], num_test: int) -> slice:
+    if name == "test":
+        raise ValueError('A test subset is named "test", which is the name of the whole test set; rename it.')
+    if len(bounds) != 2 or not 0 <= bounds[0] < bounds[1] <= num_test:
+        raise ValueError(
+            f'Test subset "{name}" is {list(bounds)}, but must be [start, stop] with '
+            f"0 <= start < stop <= {num_test}, the number of test images."
+        )
+    return slice(bounds[0], bounds[1])

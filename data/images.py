@@ -1,0 +1,250 @@
+"""Images: whole splits in memory, batches that are pure functions of (seed, step).
+
+Nothing here has state that a checkpoint would have to hold. Shuffling, cropping and flipping derive from
+generators seeded by (seed, epoch) or (seed, step), on the CPU, so the same batch comes out on every device.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+# What a generator is for. It is part of the seed, so that epoch 3 and step 3 do not share their numbers.
+_EPOCH, _STEP, _SPLIT = range(3)
+
+
+def _generator(seed: int, purpose: int, number: int) -> torch.Generator:
+    # torch's CPU engine keeps only the low 32 bits of its seed: packing (seed, number) into 64 bits
+    # would silently drop one of them, so the three are hashed.
+    (word,) = np.random.SeedSequence((seed, purpose, number)).generate_state(1)
+    return torch.Generator().manual_seed(int(word))
+
+
+def draw_validation(
+    num_examples: int, validation_size: int, split_seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws the training examples held out for validation, at random, not by class (sections 4.1, 4.2).
+
+    Depends only on the arguments, not on the seed of the training, so that runs share their splits.
+
+    Returns:
+        The indices of the remaining training examples and of the validation examples, both int64 and sorted.
+
+    Raises:
+        ValueError: `validation_size` leaves one of the two splits empty, or the seed is negative.
+    """
+    if not 0 < validation_size < num_examples:
+        raise ValueError(
+            f"validation_size is {validation_size}, but must lie between 1 and {num_examples - 1}, "
+            f"since the training set has {num_examples} images."
+        )
+    _require_seed("split_seed", split_seed)
+    order = torch.randperm(num_examples, generator=_generator(split_seed, _SPLIT, 0)).numpy()
+    return np.sort(order[validation_size:]), np.sort(order[:validation_size])
+
+
+def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each channel of uint8 [N, H, W, C] images: float64 [C], scale 0 to 1.
+
+    A constant channel gets standard deviation 1, so that dividing by it is harmless.
+    """
+    # Integer sums over some images at a time: exact, and without a wider copy of the whole split.
+    total = np.zeros(images.shape[-1], dtype=np.int64)
+    total_of_squares = np.zeros_like(total)
+    for start in range(0, len(images), 256):
+        pixels = images[start : start + 256].astype(np.int64)
+        total += pixels.sum(axis=(0, 1, 2))
+        total_of_squares += (pixels * pixels).sum(axis=(0, 1, 2))
+    count = images.size // images.shape[-1]
+    mean = total / count
+    std = np.sqrt(np.maximum(total_of_squares / count - mean**2, 0.0))
+    return mean / 255, np.where(std > 0, std / 255, 1.0)
+
+
+class ImageBatches:
+    """One split, held whole as uint8 on a device.
+
+    Args:
+        images: uint8 [N, H, W, C].
+        labels: integers [N].
+        mean, std: one number a channel, on the scale 0 to 1; batches are (image / 255 - mean) / std.
+        batch_size: examples in a training batch over all ranks; None for a split that is only evaluated.
+        padding: black pixels added on each side before a crop of the original size. The paper pads CIFAR-10
+            by 2 to 36x36 (A.3.2) and MNIST by 1 to 30x30 (A.3.1); the wide ResNet paper pads by 4.
+        flip: whether half of the training images are mirrored left to right.
+        seed: with the step, determines a training batch completely.
+        device: where the split is held and batches are made.
+        rank, world_size: this process's place in data-parallel training.
+
+    Attributes:
+        num_examples: examples in the split, over all ranks.
+        batch_size: as given.
+        steps_per_epoch: full batches in an epoch; 0 for a split that is only evaluated.
+        image_shape: (C, H, W).
+
+    Raises:
+        ValueError: an argument makes no sense, the split is smaller than a batch, or the batch does not
+            divide evenly among the ranks.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        batch_size: int | None = None,
+        padding: int = 0,
+        flip: bool = False,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        if images.ndim != 4 or images.dtype != np.uint8 or len(images) != len(labels):
+            raise ValueError(
+                f"Images must be uint8 [N, H, W, C] with N labels, not {images.dtype} {list(images.shape)} "
+                f"with {len(labels)} labels."
+            )
+        if padding < 0:
+            raise ValueError(f"padding is {padding}, but must be 0 or more pixels.")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank is {rank}, but must lie between 0 and world_size - 1 = {world_size - 1}.")
+        if batch_size is not None:
+            if batch_size < 1:
+                raise ValueError(f"batch_size is {batch_size}, but must be 1 or more.")
+            if batch_size % world_size:
+                raise ValueError(
+                    f"batch_size is {batch_size}, which {world_size} processes cannot share equally; "
+                    f"choose a multiple of {world_size}."
+                )
+            if batch_size > len(images):
+                raise ValueError(
+                    f"batch_size is {batch_size}, but the training split has only {len(images)} images; "
+                    f"choose a batch_size of at most {len(images)}."
+                )
+        _require_seed("seed", seed)
+
+        self.num_examples = len(images)
+        self.batch_size = batch_size
+        self.steps_per_epoch = 0 if batch_size is None else self.num_examples // batch_size
+        _, height, width, channels = images.shape
+        self.image_shape = (channels, height, width)
+
+        self._device = torch.device(device)
+        self._padding = padding
+        self._flip = flip
+        self._seed = seed
+        self._rank = rank
+        self._world_size = world_size
+
+        on_device = torch.tensor(images).to(self._device)
+        self._padded = F.pad(on_device, (0, 0, padding, padding, padding, padding)) if padding else on_device
+        self._labels = torch.tensor(labels, dtype=torch.int64).to(self._device)
+        self._mean = torch.tensor(255 * np.asarray(mean), dtype=torch.float32, device=self._device)
+        self._std = torch.tensor(255 * np.asarray(std), dtype=torch.float32, device=self._device)
+        self._rows = torch.arange(height, device=self._device)
+        self._columns = torch.arange(width, device=self._device)
+        self._epoch_order: tuple[int, torch.Tensor] | None = None
+
+    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """This rank's part of training batch `step` (0, 1, ...), randomly cropped and flipped, normalised.
+
+        The ranks' parts, concatenated in rank order, are exactly the batch of a single process. An epoch's
+        last, incomplete batch is left out.
+
+        Returns:
+            Images, float32 [B, C, H, W] in channels-last memory layout, and labels, int64 [B], both on the
+            device, with B = batch_size / world_size.
+        """
+        drawn = self.draw(step)
+        if self._device.type == "cuda":
+            drawn = drawn.pin_memory().to(self._device, non_blocking=True)
+        example, top, left, flip = drawn
+        rows = top[:, None] + self._rows
+        columns = left[:, None] + torch.where(flip[:, None] == 1, self._columns.flip(0), self._columns)
+        images = self._padded[example[:, None, None], rows[:, :, None], columns[:, None, :]]
+        return self._normalised(images), self._labels[example]
+
+    def draw(self, step: int) -> torch.Tensor:
+        """The random numbers behind this rank's part of training batch `step`.
+
+        Returns:
+            int64 [4, B] on the CPU: index of the example in the split, first row and first column of the crop
+            in the padded image (0 to 2 * padding), and whether to mirror the crop (0 or 1).
+
+        Raises:
+            ValueError: the split was built without a batch_size.
+        """
+        if self.batch_size is None:
+            raise ValueError("This split has no training batches, because it was built without a batch_size.")
+        epoch, position = divmod(step, self.steps_per_epoch)
+        # Drawn for the whole batch on every rank, so that the numbers do not depend on the number of ranks.
+        generator = _generator(self._seed, _STEP, step)
+        examples = self._order(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
+        corners = torch.randint(2 * self._padding + 1, (2, self.batch_size), generator=generator)
+        flips = torch.randint(2 if self._flip else 1, (self.batch_size,), generator=generator)
+        share = self.batch_size // self._world_size
+        return torch.stack((examples, *corners, flips))[:, self._rank * share : (self._rank + 1) * share]
+
+    def evaluation_batches(self, batch_size: int = 500) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """This rank's share of the split, once and in order, neither cropped nor flipped, normalised.
+
+        Shares are contiguous and differ by at most one example; together they are the whole split. Ranks can
+        therefore differ by one in their number of batches: reduce over ranks after the loop, not within it.
+
+        Yields:
+            As `batch`, with B = `batch_size` on this rank; the last batch may be smaller.
+
+        Raises:
+            ValueError: `batch_size` is not positive.
+        """
+        if batch_size < 1:
+            raise ValueError(f"The evaluation batch_size is {batch_size}, but must be 1 or more.")
+        first = self.num_examples * self._rank // self._world_size
+        end = self.num_examples * (self._rank + 1) // self._world_size
+        _, height, width = self.image_shape
+        rows = slice(self._padding, self._padding + height)
+        columns = slice(self._padding, self._padding + width)
+        for start in range(first, end, batch_size):
+            stop = min(start + batch_size, end)
+            yield self._normalised(self._padded[start:stop, rows, columns]), self._labels[start:stop]
+
+    def _order(self, epoch: int) -> torch.Tensor:
+        # Kept only to save a shuffle a step; for another epoch it is made anew from (seed, epoch).
+        if self._epoch_order is None or self._epoch_order[0] != epoch:
+            generator = _generator(self._seed, _EPOCH, epoch)
+            self._epoch_order = (epoch, torch.randperm(self.num_examples, generator=generator))
+        return self._epoch_order[1]
+
+    def _normalised(self, images: torch.Tensor) -> torch.Tensor:
+        # uint8 [B, H, W, C] to float32 [B, C, H, W]: a view with channels last, not a copy.
+        floats = images.to(torch.float32, memory_format=torch.contiguous_format)
+        return floats.sub_(self._mean).div_(self._std).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class ImageSplits:
+    """The splits of one data set.
+
+    Attributes:
+        train: with augmentation and training batches.
+        validation: held out of the training images; evaluation only.
+        test: "test", the headline, comes first; further entries are subsets of it reported beside it.
+        num_classes: labels are 0 to num_classes - 1.
+        image_shape: (C, H, W).
+    """
+
+    train: ImageBatches
+    validation: ImageBatches
+    test: Mapping[str, ImageBatches]
+    num_classes: int
+    image_shape: tuple[int, int, int]
+
+
+def _require_seed(name: str, seed: int) -> None:
+    if seed < 0:
+        raise ValueError(f"{name} is {seed}, but must be 0 or more.")

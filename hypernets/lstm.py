@@ -1,0 +1,108 @@
+"""LSTM and Layer Norm LSTM as the paper uses them. The shape legend is in recurrent.py."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hypernets.recurrent import (
+    RecurrentLayer,
+    check_dropout,
+    check_sizes,
+    dropout_mask,
+    input_product,
+    orthogonal_per_gate_,
+)
+
+LAYER_NORM_EPSILON = 1e-3  # of the authors' released cell
+
+
+class LSTMState(NamedTuple):
+    """State of an LSTM, as in torch: output h and cell state c, each [num_layers, B, H] ([B, H] in a cell)."""
+
+    h: Tensor
+    c: Tensor
+
+
+class LSTMCell(nn.Module):
+    """One layer of an LSTM; the gates i, g, f, o are stacked in this order along 4 H.
+
+        y = LN(W_h^y h_{t-1} + W_x^y x_t + b^y)                    for each gate y, LN where there is layer norm
+        c_t = sigma(f) * c_{t-1} + sigma(i) * Dropout(tanh(g))     Eq. 13
+        h_t = sigma(o) * tanh(LN(c_t))                             Eq. 13
+
+    Parameters: weight_x [4H, I], weight_h [4H, H], bias [4H]; with layer norm gate_gamma and gate_beta [4H],
+    cell_gamma and cell_beta [H]. W_x and W_h start orthogonal for each gate, biases at zero (A.2.3).
+
+    Args: see `LSTM`.
+    """
+
+    state_type = LSTMState
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        layer_norm: bool = False,
+        recurrent_dropout: float = 0.0,
+        forget_bias: float = 1.0,
+    ) -> None:
+        super().__init__()
+        check_sizes(input_size=input_size, hidden_size=hidden_size)
+        check_dropout(recurrent_dropout=recurrent_dropout)
+        self.hidden_size = hidden_size
+        self.state_sizes = (hidden_size, hidden_size)
+        self.layer_norm = layer_norm
+        self.recurrent_dropout = recurrent_dropout
+        self.forget_bias = forget_bias
+
+        self.weight_x = nn.Parameter(torch.empty(4 * hidden_size, input_size))
+        self.weight_h = nn.Parameter(torch.empty(4 * hidden_size, hidden_size))
+        self.bias = nn.Parameter(torch.zeros(4 * hidden_size))
+        orthogonal_per_gate_(self.weight_x, gates=4)
+        orthogonal_per_gate_(self.weight_h, gates=4)
+        if layer_norm:
+            self.gate_gamma = nn.Parameter(torch.ones(4 * hidden_size))
+            self.gate_beta = nn.Parameter(torch.zeros(4 * hidden_size))
+            self.cell_gamma = nn.Parameter(torch.ones(hidden_size))
+            self.cell_beta = nn.Parameter(torch.zeros(hidden_size))
+
+    def sequence_inputs(self, input: Tensor) -> tuple[Tensor | None, ...]:
+        """Return W_x x_t [T, B, 4H] and the masks of recurrent dropout [T, B, H], None where nothing is dropped."""
+        return input_product(input, self.weight_x), self.sequence_masks(input)
+
+    def sequence_masks(self, input: Tensor) -> Tensor | None:
+        """Draw the masks of recurrent dropout, [T, B, H]; None in evaluation mode or without dropout."""
+        probability = self.recurrent_dropout if self.training else 0
+        return dropout_mask(input, self.hidden_size, probability, like=self.bias)
+
+    def step(self, state: LSTMState, x_product: Tensor, mask: Tensor | None) -> LSTMState:
+        """Take one time step from W_x x_t [B, 4H] and the dropout mask [B, H]."""
+        h, c = state
+        return self.update(F.linear(h, self.weight_h) + x_product + self.bias, c, mask)
+
+    def update(self, gates: Tensor, c: Tensor, mask: Tensor | None) -> LSTMState:
+        """Layer norm of the gates (Eq. 12) and the new state (Eq. 13).
+
+        Args:
+            gates: what enters the layer norm, [B, 4H].
+            c: the cell state c_{t-1}, [B, H].
+            mask: of recurrent dropout, [B, H], or None.
+        """
+        if self.layer_norm:
+            each_gate = F.layer_norm(gates.unflatten(-1, (4, -1)), (self.hidden_size,), eps=LAYER_NORM_EPSILON)
+            gates = each_gate.flatten(1) * self.gate_gamma + self.gate_beta
+        i, g, f, o = gates.chunk(4, dim=-1)
+        # Without memory loss: only what is new is dropped, never what c remembers.
+        new = torch.tanh(g) if mask is None else torch.tanh(g) * mask
+        c = torch.sigmoid(f + self.forget_bias) * c + torch.sigmoid(i) * new
+        # The next step receives c itself; its layer norm is only for the output.
+        read = self._layer_norm_of_c(c) if self.layer_norm else c
+        return self.next_state(torch.sigmoid(o) * torch.tanh(read), c)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.weight_x.shape[1]}, {self.hidden_size}, layer_norm={self.layer_norm}, "
+            f"recurrent_dropout={self.recurrent_dropout}, forget_bias={self.forget_bias}"
+        )

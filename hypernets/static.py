@@ -1,0 +1,159 @@
+"""The static hypernetwork (section 3.1): kernels of a convolutional network generated from learned embeddings.
+
+Shape legend
+    M            basic kernels of all layers together (one embedding each)
+    N_z          embedding size
+    d            size of the first projection's output
+    N_in, N_out  input and output channels of a basic kernel
+    f            filter size (height and width may differ)
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hypernets.kernels import KernelShape
+
+
+class StaticHypernetwork(nn.Module):
+    """A two-layer linear network that generates the kernels of all layers from one embedding per basic kernel.
+
+    For the embedding z of a basic kernel and each of its input slices i = 1..N_in (Eq. 2):
+
+        a_i = W_i z + B_i            first projection, one per input slice
+        K_i = <W_out, a_i> + B_out   second projection, shared by all slices
+
+    A kernel with more channels than the basic kernel is tiled from (c_out / N_out) x (c_in / N_in) basic kernels,
+    each with an embedding of its own (Eq. 3). The projections are shared by every kernel of every layer, so one
+    forward pass generates all kernels with two matrix products, however deep the main network is.
+
+    In evaluation mode without gradients the kernels are generated once and kept until a parameter changes, since the
+    embeddings are constants then (section 3.1); inference costs what it costs with learned kernels.
+
+    Initialisation. The kernels start with the variance 2 / fan-in of He et al. for every layer, although layers of
+    different widths share one generator. Both projections are semi-orthogonal matrices scaled to preserve the mean
+    square of a vector's entries, and the biases are zero: with W the N_in d x N_z matrix that stacks all W_i,
+    W^T W = (N_in d / N_z) I, so mean(a^2) = mean(z^2), and likewise W_out^T W_out = (N_out f^2 / d) I, so
+    mean(K^2) = mean(z^2). The width of a layer then enters through its embeddings alone: each z is drawn on the
+    sphere where mean(z^2) = 2 / (c_in f^2). The equality is exact for each basic kernel where both matrices have at
+    least as many rows as columns, as in all the paper's settings; otherwise it holds in expectation.
+
+    Args:
+        shapes: the shape [c_out, c_in, height, width] of each kernel of the main network. All filters must be of
+            one size, and the channels multiples of the basic kernel's.
+        basic_channels: (N_in, N_out); the paper uses (16, 16).
+        embedding_size: N_z; the paper uses 64 for CIFAR-10 and 4 for MNIST.
+        projection_size: d; the paper uses d = N_z.
+
+    Raises:
+        ValueError: no shapes, filters of different sizes, channels that the basic kernel does not divide, or a size
+            below one.
+    """
+
+    def __init__(
+        self,
+        shapes: Sequence[KernelShape],
+        basic_channels: tuple[int, int] = (16, 16),
+        embedding_size: int = 64,
+        projection_size: int = 64,
+    ) -> None:
+        super().__init__()
+        n_in, n_out = basic_channels
+        _check(shapes, n_in, n_out, embedding_size, projection_size)
+        height, width = shapes[0][2:]
+        self.shapes = [tuple(shape) for shape in shapes]
+        self.basic_kernel_shape = (n_out, n_in, height, width)
+        self.tiles = [(shape[0] // n_out, shape[1] // n_in) for shape in shapes]  # (output, input) tiles of a layer
+        num_basic_kernels = sum(rows * columns for rows, columns in self.tiles)
+
+        self.embeddings = nn.Parameter(torch.empty(num_basic_kernels, embedding_size))
+        # W_i is first_weight[:, i, :]. The input slice lies inside d so that the second product writes whole kernels.
+        self.first_weight = nn.Parameter(torch.empty(projection_size, n_in, embedding_size))
+        self.first_bias = nn.Parameter(torch.empty(projection_size, n_in))
+        # W_out and B_out with the output channel and the position in the filter (N_out, f, f) flattened to rows.
+        self.second_weight = nn.Parameter(torch.empty(n_out * height * width, projection_size))
+        self.second_bias = nn.Parameter(torch.empty(n_out * height * width))
+        self._cached_kernels: list[Tensor] | None = None
+        self._cache_key: tuple | None = None
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the parameters anew, so that every kernel has the variance 2 / fan-in (see the class)."""
+        for weight in (self.first_weight, self.second_weight):
+            columns = weight.shape[-1]
+            rows = weight.numel() // columns
+            nn.init.orthogonal_(weight.view(rows, columns), gain=math.sqrt(max(1.0, rows / columns)))
+        nn.init.zeros_(self.first_bias)
+        nn.init.zeros_(self.second_bias)
+        nn.init.normal_(self.embeddings)
+        mean_squares = [
+            2 / (c_in * height * width)
+            for (_, c_in, height, width), (rows, columns) in zip(self.shapes, self.tiles, strict=True)
+            for _ in range(rows * columns)
+        ]
+        target = self.embeddings.new_tensor(mean_squares).sqrt()
+        self.embeddings.mul_((target / self.embeddings.square().mean(dim=1).sqrt()).unsqueeze(1))
+
+    def forward(self) -> list[Tensor]:
+        """Return the generated kernels, each [c_out, c_in, height, width] (laid out channels-last), in order."""
+        if self.training or torch.is_grad_enabled():
+            self._cached_kernels = None
+            return self._generate()
+        key = tuple((p.data_ptr(), p._version, p.dtype) for p in self.parameters())
+        if self._cached_kernels is None or key != self._cache_key:
+            self._cached_kernels, self._cache_key = self._generate(), key
+        return self._cached_kernels
+
+    def _generate(self) -> list[Tensor]:
+        # The generator is a few thousandths of the main network's arithmetic, but every kernel hangs on it: it runs
+        # in full precision under autocast, and the convolutions round its output.
+        with torch.autocast(self.embeddings.device.type, enabled=False):
+            basic_kernels = self._basic_kernels()
+        kernels = []
+        layer_columns = [rows * columns * self.basic_kernel_shape[1] for rows, columns in self.tiles]
+        layers = basic_kernels.split(layer_columns, dim=-1)
+        for layer, shape, (rows, _) in zip(layers, self.shapes, self.tiles, strict=True):
+            c_out, c_in, height, width = shape
+            n_out = self.basic_kernel_shape[0]
+            tiled = layer.view(n_out, height, width, rows, c_in).permute(3, 0, 1, 2, 4)  # output tile first
+            kernels.append(tiled.reshape(c_out, height, width, c_in).permute(0, 3, 1, 2))
+        return kernels
+
+    def _basic_kernels(self) -> Tensor:
+        """Eq. 2 for all embeddings and slices at once: [N_out * f * f, M * N_in]."""
+        num_basic_kernels = self.embeddings.shape[0]
+        d, n_in, embedding_size = self.first_weight.shape
+        a = torch.addmm(
+            self.first_bias.flatten(), self.embeddings, self.first_weight.view(d * n_in, embedding_size).t()
+        )  # [M, d * N_in]
+        a = a.view(num_basic_kernels, d, n_in).transpose(0, 1).reshape(d, num_basic_kernels * n_in)
+        return torch.addmm(self.second_bias.unsqueeze(1), self.second_weight, a)
+
+    def extra_repr(self) -> str:
+        n_z, d = self.embeddings.shape[1], self.first_weight.shape[0]
+        return f"{len(self.shapes)} kernels from {len(self.embeddings)} embeddings, N_z={n_z}, d={d}"
+
+
+def _check(shapes, n_in, n_out, embedding_size, projection_size) -> None:
+    sizes = {"N_in": n_in, "N_out": n_out, "embedding_size": embedding_size, "projection_size": projection_size}
+    for name, size in sizes.items():
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"{name} of a static hypernetwork is {size!r}; it must be a whole number of at least 1.")
+    if not shapes:
+        raise ValueError("A static hypernetwork needs the shape of at least one kernel to generate; it got none.")
+    filter_size = tuple(shapes[0][2:])
+    for index, shape in enumerate(shapes):
+        c_out, c_in = shape[:2]
+        if tuple(shape[2:]) != filter_size:
+            raise ValueError(
+                f"Kernel {index} has a {shape[2]}x{shape[3]} filter and kernel 0 a {filter_size[0]}x{filter_size[1]} "
+                "one; a static hypernetwork generates filters of one size, so use one hypernetwork for each size."
+            )
+        if c_in % n_in or c_out % n_out:
+            raise ValueError(
+                f"Kernel {index} has {c_in} input and {c_out} output channels, which the basic kernel's {n_in} and "
+                f"{n_out} do not divide; choose other basic_channels or other channels for the main network."
+            )

@@ -1,0 +1,191 @@
+"""Train a network of the HyperNetworks paper.
+
+    python train.py                                              # the default: bundled data, a couple of minutes
+    python train.py experiment=table2/hyper_wrn_40_2             # a row of Table 2, the paper's protocol
+    python train.py experiment=table2/hyper_wrn_40_1 budget=cpu  # the same in about forty minutes on two cores
+    python train.py -r [RUN] [OVERRIDES]                         # resume RUN, or the most recent run
+    python train.py -m hypernet=none,static seed=0,1,2           # a sweep
+    torchrun --nproc_per_node=2 train.py                         # data parallel, same global batch
+
+Everything that a run leaves behind is in runs/NAME/, see training/run_directory.py.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from data.build import build_images, load_images
+from data.images import ImageSplits
+from models import build_image_classifier
+from training import checkpoint, loop, provenance
+from training.distributed import Processes, start_processes
+from training.logger import open_logger
+from training.optimizer import build_optimizer
+from training.precision import resolve_precision
+from training.resume import refuse_changes, rewrite_resume
+from training.run_directory import RunDirectory
+from training.schedule import build_schedule
+from training.tasks import ImageClassification
+
+
+def build(settings: Mapping[str, Any], processes: Processes) -> tuple[ImageSplits, ImageClassification]:
+    """Build the splits, and the task on its device, that the settings of a run describe."""
+    dataset = dict(settings["dataset"])
+    del dataset["name"]  # only for people
+    if processes.world_size > 1:
+        if processes.is_first:
+            load_images(dataset["source"], dataset["root"], dataset["path"])  # one process downloads
+        torch.distributed.barrier()
+    splits = build_images(
+        **dataset,
+        split_seed=settings["split_seed"],
+        seed=settings["seed"],
+        device=processes.device,
+        rank=processes.rank,
+        world_size=processes.world_size,
+    )
+    torch.manual_seed(settings["seed"])
+    main_net = settings["main_net"]
+    network = build_image_classifier(main_net, settings["hypernet"], splits.num_classes, splits.image_shape)
+    memory_format = torch.channels_last if settings["channels_last"] else torch.contiguous_format
+    network = network.to(processes.device, memory_format=memory_format)
+    return splits, ImageClassification(network, main_net["kernel_decay"])
+
+
+def train(settings: dict[str, Any], overrides: list[str], resume: Path | None) -> None:
+    """Run one training from its settings to its result.
+
+    Args:
+        settings: the composed configuration as plain values.
+        overrides: the command line that led to it, for a later resume.
+        resume: the directory of the run to go on with, or None for a new run.
+    """
+    processes = start_processes(settings["device"])
+    precision = resolve_precision(settings["precision"], processes.device)
+    budget = loop.Budget(**{key: value for key, value in settings["budget"].items() if key != "name"})
+    learning_rate = build_schedule(**settings["schedule"], steps=budget.steps)
+
+    run = RunDirectory.reopen(resume) if resume is not None and processes.is_first else None
+    if run is not None:
+        refuse_changes(run.settings(), settings)
+        run.note_resume(overrides, OmegaConf.to_yaml(settings))
+    splits, task = build(settings, processes)
+    saved = None
+    if processes.is_first:
+        if resume is not None:
+            saved = checkpoint.load_checkpoint(run.path)
+            run.truncate_metrics(saved["metrics_size"])  # rows from after the checkpoint come again
+        else:
+            run = RunDirectory.create(new_run_path(settings), overrides, OmegaConf.to_yaml(settings))
+    saved = processes.broadcast(saved)
+
+    optimizer_settings = dict(settings["optimizer"])
+    gradient_clip = optimizer_settings.pop("gradient_clip")
+    facts = {
+        "command": " ".join(["python", "train.py", *overrides]),
+        "commit": provenance.commit(),
+        "versions": provenance.versions(),
+        "hardware": provenance.hardware(processes.device, processes.world_size),
+        "precision": str(precision).removeprefix("torch."),
+    }
+    logger = open_logger(settings, run)
+    trainer = loop.Trainer(
+        task=task,
+        splits=splits,
+        optimizer=build_optimizer(task.parameters(), **optimizer_settings),
+        learning_rate=learning_rate,
+        gradient_clip=gradient_clip,
+        budget=budget,
+        seed=settings["seed"],
+        precision=precision,
+        compile_task=settings["compile"],
+        sync_batch_norm=settings["sync_batch_norm"],
+        processes=processes,
+        run=run,
+        session=facts,
+        logger=logger,
+    )
+    try:
+        trainer.train(saved)
+        record_result(trainer, settings, facts)
+    except BaseException:
+        logger.finish(exit_code=1)
+        raise
+    logger.finish()
+    if run is not None:
+        run.close()
+
+
+def record_result(trainer: loop.Trainer, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Test the best network once; write the result, log its summary and print it."""
+    test = trainer.test()
+    if not trainer.processes.is_first:
+        return
+    metric, run, best = trainer.task.metric, trainer.run, trainer.state.best
+    parameters = sum(parameter.numel() for parameter in trainer.task.parameters())
+    sessions = run.sessions()
+    result = {
+        "name": run.path.name,
+        "table": settings["table"],
+        f"validation_{metric}": best[metric],
+        **{f"{name}_{metric}": values[metric] for name, values in test.items()},
+        "best_step": best["step"],
+        "steps": trainer.state.step,
+        "epochs": trainer.state.step / trainer.splits.train.steps_per_epoch,
+        "parameters": parameters,
+        "seconds": round(sum(session["seconds"] for session in sessions), 1),
+        "sessions": len(sessions),
+        "seed": settings["seed"],
+        **facts,
+        "settings": settings,
+    }
+    run.write_result(result)
+    summary = {name: result[name] for name in result if name.endswith(metric)} | {"parameters": parameters}
+    trainer.logger.summary(summary)
+    print(f"{run.path}: " + ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value:,}" for name, value in summary.items()))
+
+
+def new_run_path(settings: Mapping[str, Any]) -> Path:
+    """Where a new run goes; its name tells what ran, with which seed and since when."""
+    parts = [settings["dataset"]["name"], settings["main_net"]["label"], settings["hypernet"]["name"]]
+    return Path(settings["runs"]) / f"{'-'.join(parts)}-s{settings['seed']}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+@hydra.main(version_base="1.3", config_path="configs", config_name="train")
+def launch(config: DictConfig) -> None:
+    """Train with the configuration that Hydra composed."""
+    settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    resume = settings.pop("resume")
+    overrides = [override for override in HydraConfig.get().overrides.task if not override.startswith("resume=")]
+    train(settings, overrides, None if resume is None else Path(resume))
+
+
+def main() -> None:
+    """Run from the command line: a user's mistake ends in one line on standard error."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that Hydra raises its errors instead of printing them
+    try:
+        sys.argv[1:] = rewrite_resume(sys.argv[1:])
+        launch()
+    except loop.Interrupted as interruption:
+        sys.exit(128 + interruption.signal_number)
+    except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"train.py: {one_line(error)}")
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error without its line breaks."""
+    return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    main()

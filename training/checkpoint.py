@@ -1,0 +1,97 @@
+"""Checkpoints that survive a kill at any moment.
+
+A checkpoint is one dictionary of tensors and plain Python values. It is written to a temporary file, forced to disk
+and renamed, and the one before it is kept: whenever the process or the machine stops, at least one complete
+checkpoint is on disk.
+"""
+
+import os
+import pickle
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+NEWEST = "checkpoint.pt"
+PREVIOUS = "checkpoint.previous.pt"
+BEST = "best.pt"
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object], keep: Path | None = None) -> None:
+    """Replace the file at `path` by what `write(file)` writes; a reader sees the old file or the new one, never a part.
+
+    The old file is moved to `keep`, where that is given.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    if keep is not None and path.exists():
+        os.replace(path, keep)
+    os.replace(temporary, path)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)  # the renames themselves
+    finally:
+        os.close(descriptor)
+
+
+def save_best(directory: Path, state: dict[str, Any]) -> None:
+    """Write the best model so far, replacing the one before."""
+    write_atomically(directory / BEST, lambda file: torch.save(state, file))
+
+
+def save_checkpoint(directory: Path, state: dict[str, Any]) -> None:
+    """Write the newest checkpoint; the one that was the newest is kept as the previous one."""
+    write_atomically(directory / NEWEST, lambda file: torch.save(state, file), keep=directory / PREVIOUS)
+
+
+def load_checkpoint(directory: Path) -> dict[str, Any]:
+    """Return the newest complete checkpoint, on the CPU; warn where that is not the newest file.
+
+    Raises:
+        ValueError: no checkpoint, none that is complete, or one that is not data alone.
+    """
+    problems = []
+    for path in (directory / NEWEST, directory / PREVIOUS):
+        if not path.exists():
+            continue
+        try:
+            state = load(path)
+        except ValueError as problem:
+            problems.append(str(problem))
+            continue
+        if problems:
+            warnings.warn(f"{problems[0]} Continuing from {path} (step {state['step']}) instead.", stacklevel=2)
+        return state
+    if problems:
+        raise ValueError(" ".join(problems))
+    raise ValueError(f"There is no checkpoint in {directory}; start a new run without -r.")
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Return what was saved at `path`, on the CPU.
+
+    Raises:
+        ValueError: the file is truncated or corrupt (its checksums are verified), or it holds more than tensors and
+            plain values, which could run code when it is loaded.
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch.load does not compare checksums
+            damaged = archive.testzip()
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"The checkpoint {path} is truncated or not a checkpoint ({error}).") from None
+    if damaged is not None:
+        raise ValueError(f"The checkpoint {path} is corrupt: the checksum of {damaged} is wrong.")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ValueError(
+            f"The checkpoint {path} holds more than tensors and plain values and was not loaded, since loading it "
+            "could run code; use a checkpoint that this program wrote."
+        ) from None

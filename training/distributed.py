@@ -1,0 +1,114 @@
+"""Data parallelism: one process a GPU (or a few threads of a CPU), started by torchrun.
+
+Every process takes its slice of the same global batch, so the step count, the learning rates and the meaning of a
+batch do not depend on how many processes there are.
+"""
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed
+import torch.distributed.nn
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that train together."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes files and prints."""
+        return self.rank == 0
+
+    def broadcast(self, value):
+        """Return the first process's value of a plain Python object, in every process."""
+        if self.world_size == 1:
+            return value
+        values = [value]
+        torch.distributed.broadcast_object_list(values, src=0, device=self.device)
+        return values[0]
+
+    def gather(self, value) -> list:
+        """Return the values of all processes in the order of their ranks (in the first process; elsewhere empty)."""
+        if self.world_size == 1:
+            return [value]
+        values = [None] * self.world_size if self.is_first else None
+        torch.distributed.gather_object(value, values, dst=0)
+        return values or []
+
+    def total(self, sums: Tensor) -> Tensor:
+        """Return the sum of a tensor over all processes."""
+        if self.world_size > 1:
+            torch.distributed.all_reduce(sums)
+        return sums
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process."""
+        if self.world_size == 1:
+            return flag
+        return bool(self.total(torch.tensor(float(flag), device=self.device)))
+
+
+def start_processes(device: str) -> Processes:
+    """Join the processes that torchrun started, or be the only one.
+
+    Args:
+        device: "auto" (a GPU where there is one), "cpu" or "cuda".
+
+    Raises:
+        ValueError: an unknown device, or "cuda" where PyTorch sees no GPU.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"There is no device {device!r}; choose device=auto, device=cpu or device=cuda.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device=cuda was asked for, but PyTorch sees no GPU; choose device=cpu or device=auto.")
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if device == "cpu" or not torch.cuda.is_available():
+        chosen = torch.device("cpu")
+    else:
+        chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(chosen)
+    if world_size > 1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    return Processes(rank, world_size, chosen)
+
+
+class SynchronisedBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm over the global batch of all processes, on any backend (`nn.SyncBatchNorm` needs a GPU).
+
+    Every process must hold the same number of examples. The mean and the mean square travel in one reduction, in
+    float32, forward and backward.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise [B, C, H, W]."""
+        if not self.training:
+            return super().forward(x)
+        world_size = torch.distributed.get_world_size()
+        own = torch.stack([x.float().mean(dim=(0, 2, 3)), x.float().square().mean(dim=(0, 2, 3))])
+        mean, mean_square = torch.distributed.nn.all_reduce(own) / world_size
+        variance = mean_square - mean.square()
+        with torch.no_grad():
+            count = x.numel() / x.shape[1] * world_size
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)  # unbiased, as nn.BatchNorm2d does
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        shift = self.bias - mean * scale
+        return (x * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)).to(x.dtype)
+
+
+def synchronise_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
+    """Make every batch norm of a module normalise over the global batch; parameters and statistics stay as they are."""
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    for child in module.modules():
+        if type(child) is nn.BatchNorm2d:
+            child.__class__ = SynchronisedBatchNorm2d
+    return module

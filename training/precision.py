@@ -1,0 +1,22 @@
+"""Which arithmetic and memory layout a run uses on the device at hand."""
+
+import torch
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """The type of matrix products and convolutions: bfloat16 under autocast, or float32.
+
+    Args:
+        precision: "bf16", "float32", or "auto": bf16 where the device has instructions for it.
+
+    Raises:
+        ValueError: an unknown precision.
+    """
+    if precision not in ("auto", "bf16", "float32"):
+        raise ValueError(f"There is no precision {precision!r}; choose precision=auto, bf16 or float32.")
+    if precision == "auto":
+        if device.type == "cuda":
+            precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+        else:
+            precision = "bf16" if torch.cpu._is_avx512_bf16_supported() else "float32"
+    return torch.bfloat16 if precision == "bf16" else torch.float32

@@ -1,0 +1,48 @@
+"""What a result must say about where it came from: code, versions and hardware."""
+
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def commit() -> str:
+    """The git commit of the code, with "+changes" where the work tree differs from it, or "unknown" without git."""
+    try:
+        revision = _git("rev-parse", "HEAD")
+        return revision + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(PROJECT), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and PyTorch, and of CUDA where PyTorch sees a GPU."""
+    found = {"python": platform.python_version(), "torch": torch.__version__}
+    if torch.cuda.is_available():
+        found["cuda"] = torch.version.cuda
+    return found
+
+
+def hardware(device: torch.device, world_size: int) -> str:
+    """One line that names the processors a run used."""
+    if device.type == "cuda":
+        return f"{world_size} x {torch.cuda.get_device_name(device)}"
+    threads = torch.get_num_threads()
+    return f"{_processor_name()}, {world_size} process{'es' if world_size > 1 else ''} of {threads} threads"
+
+
+def _processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())

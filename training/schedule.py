@@ -1,0 +1,56 @@
+"""Learning rates as pure functions of the step, so that resuming needs nothing but the step."""
+
+import math
+from collections.abc import Callable, Sequence
+
+
+def piecewise_constant(until: Sequence[int], rates: Sequence[float]) -> Callable[[int], float]:
+    """The rate rates[i] up to step until[i] (Tables 8 and 9); the last one also beyond.
+
+    Raises:
+        ValueError: lists of different lengths, or boundaries that do not increase.
+    """
+    if len(until) != len(rates) or not rates or list(until) != sorted(set(until)):
+        raise ValueError(
+            f"A piecewise constant schedule needs one rate for each of its increasing steps; it got until={list(until)} "
+            f"and rates={list(rates)}."
+        )
+    return lambda step: next((rate for end, rate in zip(until, rates, strict=True) if step < end), rates[-1])
+
+
+def one_cycle(peak: float, warmup: float, steps: int) -> Callable[[int], float]:
+    """Linear warm-up from a tenth of `peak` over the fraction `warmup` of all `steps`, then a half cosine to zero.
+
+    Raises:
+        ValueError: a warm-up that is not in [0, 1).
+    """
+    if not 0 <= warmup < 1:
+        raise ValueError(f"schedule.warmup is {warmup}; it must be a fraction of the steps, at least 0 and below 1.")
+    rising = warmup * steps
+
+    def rate(step: int) -> float:
+        if step < rising:
+            return peak * (0.1 + 0.9 * step / rising)
+        return peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))
+
+    return rate
+
+
+def constant(rate: float) -> Callable[[int], float]:
+    """The same rate at every step."""
+    return lambda step: rate
+
+
+def build_schedule(name: str, steps: int, **settings) -> Callable[[int], float]:
+    """Make the schedule of this name for a run of `steps` steps.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name == "one_cycle":
+        return one_cycle(steps=steps, **settings)
+    if name == "piecewise_constant":
+        return piecewise_constant(**settings)
+    if name == "constant":
+        return constant(**settings)
+    raise ValueError(f"There is no schedule {name!r}; choose one_cycle, piecewise_constant or constant.")
