@@ -10,7 +10,6 @@
 Everything that a run leaves behind is in runs/NAME/, see training/run_directory.py.
 """
 
-import os
 import sys
 from collections.abc import Mapping
 from datetime import datetime
@@ -20,14 +19,13 @@ from typing import Any
 import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from data.build import build_images, load_images
 from data.images import ImageSplits
 from models import build_image_classifier
 from training import checkpoint, loop, provenance
+from training.command_line import check_settings, one_line_errors
 from training.distributed import Processes, start_processes
 from training.logger import open_logger
 from training.optimizer import build_optimizer
@@ -164,28 +162,18 @@ def new_run_path(settings: Mapping[str, Any]) -> Path:
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def launch(config: DictConfig) -> None:
     """Train with the configuration that Hydra composed."""
-    settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    resume = settings.pop("resume")
-    overrides = [override for override in HydraConfig.get().overrides.task if not override.startswith("resume=")]
-    train(settings, overrides, None if resume is None else Path(resume))
-
-
-def main() -> None:
-    """Run from the command line: a user's mistake ends in one line on standard error."""
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that Hydra raises its errors instead of printing them
-    try:
-        sys.argv[1:] = rewrite_resume(sys.argv[1:])
-        launch()
-    except loop.Interrupted as interruption:
-        sys.exit(128 + interruption.signal_number)
-    except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"train.py: {one_line(error)}")
-
-
-def one_line(error: Exception) -> str:
-    """The message of an error without its line breaks."""
-    return " ".join(str(error).split())
+    with one_line_errors("train.py"):
+        settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        check_settings(settings)
+        resume = settings.pop("resume")
+        overrides = [override for override in HydraConfig.get().overrides.task if not override.startswith("resume=")]
+        try:
+            train(settings, overrides, None if resume is None else Path(resume))
+        except loop.Interrupted as interruption:
+            sys.exit(128 + interruption.signal_number)
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors("train.py"):
+        sys.argv[1:] = rewrite_resume(sys.argv[1:])
+        launch()

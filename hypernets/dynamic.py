@@ -1,10 +1,11 @@
-"""The generating part of a dynamic hypernetwork (section 3.2): from a recurrent cell's output to weight changes.
+"""The generating part of a dynamic hypernetwork (section 3.2): from the hyper cell to the weights.
 
 In this package a hypernetwork is a network that generates the weights of a main network, or scales them, from
-embeddings z by linear projections. The static one (static.py) has an embedding for each basic kernel, which it learns.
-The dynamic one computes its embeddings anew at every time step: a small recurrent cell, the hyper cell, reads
-x^_t = [x_t; h_{t-1}], and `Embeddings` projects its output. Static embeddings generate whole kernels; dynamic ones
-generate whole matrices (`GeneratedWeights` in hyperrnn.py) or the scales of a fixed matrix's rows (`RowScales`).
+embeddings z by linear projections. The static one (static.py) has an embedding for each basic kernel, which
+it learns. The dynamic one computes its embeddings anew at every time step: a small recurrent cell, the hyper
+cell, reads x^_t = [x_t; h_{t-1}], and `Embeddings` projects its output. Static embeddings generate whole
+kernels; dynamic ones generate whole matrices (`GeneratedWeights` in hyperrnn.py) or the scales of a fixed
+matrix's rows (`RowScales`).
 """
 
 import torch
@@ -14,10 +15,10 @@ INITIAL_ROW_SCALE = 0.1  # A.2.3
 
 
 class Embeddings(nn.Module):
-    """The embeddings z_h, z_x and z_b of each gate, projected from the output h^ of the hyper cell (Eq. 6, Eq. 11).
+    """The embeddings z_h, z_x and z_b of each gate, projected from the hyper cell's h^ (Eq. 6, Eq. 11).
 
-    Initialisation (A.2.3): z_h and z_x start at 1 whatever h^ is (weights zero, biases one); the projection to z_b,
-    which has no bias, starts with normal weights of standard deviation 0.01.
+    Initialisation (A.2.3): z_h and z_x start at 1 whatever h^ is (weights zero, biases one); the projection
+    to z_b, which has no bias, starts with normal weights of standard deviation 0.01.
 
     Args:
         hyper_size: units of the hyper cell, H^.
@@ -38,16 +39,18 @@ class Embeddings(nn.Module):
 
     def forward(self, hyper_h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Project hyper_h [B, H^] to (z_h, z_x, z_b), each [B, gates, N_z]."""
-        return tuple(project(hyper_h).unflatten(-1, (self.gates, -1)) for project in (self.z_h, self.z_x, self.z_b))
+        return tuple(
+            project(hyper_h).unflatten(-1, (self.gates, -1)) for project in (self.z_h, self.z_x, self.z_b)
+        )
 
 
 class RowScales(nn.Module):
-    """The scales of the rows of W_h and W_x, and the change of the bias, from the embeddings (Eq. 7-8, Eq. 12).
+    """The scales of the rows of W_h and W_x, and the change of the bias (Eq. 7-8, Eq. 12).
 
         d_h = W_hz z_h,   d_x = W_xz z_x,   b = W_bz z_b        for each gate
 
-    Initialisation (A.2.3): W_hz and W_xz constant at 0.1 / N_z, so that every scale starts at 0.1 where z is one;
-    W_bz zero.
+    Initialisation (A.2.3): W_hz and W_xz constant at 0.1 / N_z, so that every scale starts at 0.1 where z is
+    one; W_bz zero.
 
     Args:
         embedding_size: N_z.
@@ -67,7 +70,11 @@ class RowScales(nn.Module):
 
     def forward(self, z_h: Tensor, z_x: Tensor, z_b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Turn embeddings, each [B, gates, N_z], into (d_h, d_x, b), each [B, gates * H]."""
-        return self._project(self.weight_hz, z_h), self._project(self.weight_xz, z_x), self._project(self.weight_bz, z_b)
+        return (
+            self._project(self.weight_hz, z_h),
+            self._project(self.weight_xz, z_x),
+            self._project(self.weight_bz, z_b),
+        )
 
     def _project(self, weight: Tensor, z: Tensor) -> Tensor:
         return torch.einsum("guz,bgz->bgu", weight.unflatten(0, (self.gates, -1)), z).flatten(1)

@@ -12,23 +12,22 @@ from hypernets.recurrent import (
     check_sizes,
     dropout_mask,
     input_product,
-    orthogonal_per_gate_,
 )
 
 LAYER_NORM_EPSILON = 1e-3  # of the authors' released cell
 
 
 class LSTMState(NamedTuple):
-    """State of an LSTM, as in torch: output h and cell state c, each [num_layers, B, H] ([B, H] in a cell)."""
+    """State of an LSTM, as in torch: h and c, each [num_layers, B, H] ([B, H] in a cell)."""
 
     h: Tensor
     c: Tensor
 
 
 class LSTMCell(nn.Module):
-    """One layer of an LSTM; the gates i, g, f, o are stacked in this order along 4 H.
+    """One layer of an LSTM, with or without layer norm (LN); gates i, g, f, o, in this order along 4 H.
 
-        y = LN(W_h^y h_{t-1} + W_x^y x_t + b^y)                    for each gate y, LN where there is layer norm
+        y = LN(W_h^y h_{t-1} + W_x^y x_t + b^y)                    for each gate y
         c_t = sigma(f) * c_{t-1} + sigma(i) * Dropout(tanh(g))     Eq. 13
         h_t = sigma(o) * tanh(LN(c_t))                             Eq. 13
 
@@ -60,8 +59,8 @@ class LSTMCell(nn.Module):
         self.weight_x = nn.Parameter(torch.empty(4 * hidden_size, input_size))
         self.weight_h = nn.Parameter(torch.empty(4 * hidden_size, hidden_size))
         self.bias = nn.Parameter(torch.zeros(4 * hidden_size))
-        orthogonal_per_gate_(self.weight_x, gates=4)
-        orthogonal_per_gate_(self.weight_h, gates=4)
+        orthogonal_per_gate_(self.weight_x)
+        orthogonal_per_gate_(self.weight_h)
         if layer_norm:
             self.gate_gamma = nn.Parameter(torch.ones(4 * hidden_size))
             self.gate_beta = nn.Parameter(torch.zeros(4 * hidden_size))
@@ -69,7 +68,7 @@ class LSTMCell(nn.Module):
             self.cell_beta = nn.Parameter(torch.zeros(hidden_size))
 
     def sequence_inputs(self, input: Tensor) -> tuple[Tensor | None, ...]:
-        """Return W_x x_t [T, B, 4H] and the masks of recurrent dropout [T, B, H], None where nothing is dropped."""
+        """Return W_x x_t [T, B, 4H] and the masks of recurrent dropout [T, B, H], or None."""
         return input_product(input, self.weight_x), self.sequence_masks(input)
 
     def sequence_masks(self, input: Tensor) -> Tensor | None:
@@ -91,18 +90,67 @@ class LSTMCell(nn.Module):
             mask: of recurrent dropout, [B, H], or None.
         """
         if self.layer_norm:
-            each_gate = F.layer_norm(gates.unflatten(-1, (4, -1)), (self.hidden_size,), eps=LAYER_NORM_EPSILON)
+            each_gate = F.layer_norm(
+                gates.unflatten(-1, (4, -1)), (self.hidden_size,), eps=LAYER_NORM_EPSILON
+            )
             gates = each_gate.flatten(1) * self.gate_gamma + self.gate_beta
         i, g, f, o = gates.chunk(4, dim=-1)
         # Without memory loss: only what is new is dropped, never what c remembers.
         new = torch.tanh(g) if mask is None else torch.tanh(g) * mask
         c = torch.sigmoid(f + self.forget_bias) * c + torch.sigmoid(i) * new
-        # The next step receives c itself; its layer norm is only for the output.
-        read = self._layer_norm_of_c(c) if self.layer_norm else c
-        return self.next_state(torch.sigmoid(o) * torch.tanh(read), c)
+        # The next step receives c itself: its layer norm is only for h.
+        c_for_h = c
+        if self.layer_norm:
+            c_for_h = F.layer_norm(
+                c, (self.hidden_size,), self.cell_gamma, self.cell_beta, LAYER_NORM_EPSILON
+            )
+        return LSTMState(h=torch.sigmoid(o) * torch.tanh(c_for_h), c=c)
 
     def extra_repr(self) -> str:
         return (
             f"{self.weight_x.shape[1]}, {self.hidden_size}, layer_norm={self.layer_norm}, "
             f"recurrent_dropout={self.recurrent_dropout}, forget_bias={self.forget_bias}"
         )
+
+
+@torch.no_grad()
+def orthogonal_per_gate_(weight: Tensor) -> None:
+    """Make the matrix [H, columns] of each of the four gates orthogonal (A.2.3)."""
+    for matrix in weight.chunk(4):
+        nn.init.orthogonal_(matrix)
+
+
+class LSTM(RecurrentLayer):
+    """LSTM or Layer Norm LSTM, called the way `torch.nn.LSTM` is (see `RecurrentLayer`).
+
+    The state is an `LSTMState`, that is `(h, c)`. Other than `torch.nn.LSTM` this layer has one bias vector,
+    the gate order i, g, f, o, and a bias of the forget gate that is added at run time, after layer norm.
+
+    Args:
+        input_size: I; where the input is token ids, the size of the vocabulary.
+        hidden_size: H.
+        num_layers: cells in the stack.
+        layer_norm: whether to normalise each gate and the c that h reads (epsilon 1e-3). The gate bias stays.
+        recurrent_dropout: probability of dropping an entry of tanh(g) at a time step in training mode; c is
+            not dropped. One minus the paper's keep probability.
+        forget_bias: added to the forget gate.
+        batch_first: whether input and output are [B, T, ...].
+
+    Raises:
+        ValueError: a size below one or a dropout outside [0, 1).
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        layer_norm: bool = False,
+        recurrent_dropout: float = 0.0,
+        forget_bias: float = 1.0,
+        batch_first: bool = False,
+    ) -> None:
+        def make_cell(size: int) -> LSTMCell:
+            return LSTMCell(size, hidden_size, layer_norm, recurrent_dropout, forget_bias)
+
+        super().__init__(make_cell, input_size, hidden_size, num_layers, batch_first)

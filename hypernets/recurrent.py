@@ -1,12 +1,12 @@
-"""What all recurrent layers share: the interface of `torch.nn.LSTM`, the loop over time, and the input products.
+"""What all recurrent layers share: the interface of `torch.nn.LSTM` and the loop over time.
 
-A layer (`LSTM`, `HyperLSTM`, `HyperRNN`) is a stack of cells. A cell has the parameters and the maths of one layer of
-the stack, in three members that `run_cell` uses:
+A layer (`LSTM`, `HyperLSTM`, `HyperRNN`) is a stack of cells. A cell has the parameters and the maths of one
+layer of the stack, in three members that `run_cell` uses:
 
-    state_type, state_sizes     the named tuple of the state, its first field being h, and the units of each field
-    sequence_inputs(input)      all that a step needs and no earlier step decides (products with the input, dropout
-                                masks), for the whole sequence at once: tensors [T, B, ...] or None
-    step(state, *inputs)        one time step: the next state
+    state_type, state_sizes  the named tuple of the state (its first field is h), and the units of each field
+    sequence_inputs(input)   all that a step needs and no earlier step decides (products with the input and
+                             dropout masks), for the whole sequence at once: tensors [T, B, ...] or None
+    step(state, *inputs)     one time step: the next state
 
 Shape legend
     T, B     time steps, sequences in the batch
@@ -31,7 +31,8 @@ class RecurrentLayer(nn.Module):
         input_size: I; where the input is token ids, the size of the vocabulary.
         hidden_size: H, units of the main network in every cell.
         num_layers: cells in the stack.
-        batch_first: whether input and output are [B, T, ...] and not [T, B, ...]. The state is the same in both cases.
+        batch_first: whether input and output are [B, T, ...] and not [T, B, ...]. The state is the same in
+            both cases.
 
     Raises:
         ValueError: a size below one.
@@ -51,34 +52,42 @@ class RecurrentLayer(nn.Module):
         self.hidden_size = hidden_size
         self.num_layers = num_layers
         self.batch_first = batch_first
-        self.cells = nn.ModuleList(make_cell(hidden_size if index else input_size) for index in range(num_layers))
+        self.cells = nn.ModuleList(
+            make_cell(hidden_size if index else input_size) for index in range(num_layers)
+        )
 
     def initial_state(self, batch_size: int) -> tuple[Tensor, ...]:
         """Return the zero state for B sequences: a named tuple of tensors, each [num_layers, B, units]."""
         cell = self.cells[0]
         weight = next(cell.parameters())
-        return cell.state_type(*(weight.new_zeros(self.num_layers, batch_size, units) for units in cell.state_sizes))
+        return cell.state_type(
+            *(weight.new_zeros(self.num_layers, batch_size, units) for units in cell.state_sizes)
+        )
 
-    def forward(self, input: Tensor, state: tuple[Tensor, ...] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def forward(
+        self, input: Tensor, state: tuple[Tensor, ...] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Run the layer over a batch of sequences.
 
         Args:
-            input: real numbers [T, B, I], or token ids, integers [T, B] below I, which stand for one-hot vectors;
-                [B, T, I] or [B, T] with `batch_first`.
-            state: the state to start from, each tensor [num_layers, B, units]; a plain tuple in the same order will
-                do. Zero if not given.
+            input: real numbers [T, B, I], or token ids, integers [T, B] below I, which stand for one-hot
+                vectors; [B, T, I] or [B, T] with `batch_first`.
+            state: the state to start from, each tensor [num_layers, B, units]; a plain tuple in the same
+                order will do. Zero if not given.
 
         Returns:
-            The h of the topmost cell at every time step, [T, B, H] ([B, T, H] with `batch_first`), and the final state.
+            The h of the topmost cell at every time step, [T, B, H] ([B, T, H] with `batch_first`), and the
+            final state.
 
         Raises:
-            ValueError: an input or a state of another shape, or a token id outside the vocabulary (checked on the
-                CPU only: on an accelerator the check would wait for the device in every step).
+            ValueError: an input or a state of another shape, or a token id outside the vocabulary (checked on
+                the CPU only: on an accelerator the check would wait for the device in every step).
         """
         self._check_input(input)
         if self.batch_first:
             input = input.transpose(0, 1)
-        state = self.initial_state(input.shape[1]) if state is None else self._checked_state(state, input.shape[1])
+        batch_size = input.shape[1]
+        state = self.initial_state(batch_size) if state is None else self._checked_state(state, batch_size)
 
         final_states = []
         for index, cell in enumerate(self.cells):
@@ -92,38 +101,45 @@ class RecurrentLayer(nn.Module):
         if is_token_ids(input):
             if input.dim() != 2 or 0 in input.shape:
                 raise ValueError(
-                    f"The token ids have the shape {list(input.shape)}; expected {axes}] with neither of them zero, "
+                    f"The token ids have the shape {list(input.shape)}; expected {axes}] with neither zero, "
                     f"or real numbers {axes}, {self.input_size}]."
                 )
             if input.device.type == "cpu" and not 0 <= int(input.min()) <= int(input.max()) < self.input_size:
                 raise ValueError(
-                    f"The token ids go from {int(input.min())} to {int(input.max())}; this layer was built with "
-                    f"input_size={self.input_size}, so give it ids from 0 to {self.input_size - 1}."
+                    f"The token ids go from {int(input.min())} to {int(input.max())}; this layer was built "
+                    f"with input_size={self.input_size}, so give it ids from 0 to {self.input_size - 1}."
                 )
         elif not input.is_floating_point():
-            raise ValueError(f"The input is of type {input.dtype}; give real numbers, or token ids as integers.")
+            raise ValueError(
+                f"The input is of type {input.dtype}; give real numbers, or token ids as integers."
+            )
         elif input.dim() != 3 or 0 in input.shape or input.shape[2] != self.input_size:
             raise ValueError(
-                f"The input has the shape {list(input.shape)}; expected {axes}, {self.input_size}] with none of them "
-                f"zero, or token ids {axes}] as integers."
+                f"The input has the shape {list(input.shape)}; expected {axes}, {self.input_size}] with "
+                f"none of them zero, or token ids {axes}] as integers."
             )
 
     def _checked_state(self, state: tuple[Tensor, ...], batch_size: int) -> tuple[Tensor, ...]:
         cell = self.cells[0]
         names = cell.state_type._fields
         if len(state) != len(names):
-            raise ValueError(f"The state has {len(state)} tensors; this layer's has {len(names)}: {', '.join(names)}.")
+            raise ValueError(
+                f"The state has {len(state)} tensors; this layer's has {len(names)}: {', '.join(names)}."
+            )
         for name, tensor, units in zip(names, state, cell.state_sizes, strict=True):
             expected = [self.num_layers, batch_size, units]
             if list(tensor.shape) != expected:
                 raise ValueError(
-                    f"{name} of the state has the shape {list(tensor.shape)}; expected [num_layers, B, units] = "
-                    f"{expected} for this layer and this input."
+                    f"{name} of the state has the shape {list(tensor.shape)}; expected [num_layers, B, "
+                    f"units] = {expected} for this layer and this input."
                 )
         return cell.state_type(*state)
 
     def extra_repr(self) -> str:
-        return f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}, batch_first={self.batch_first}"
+        return (
+            f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}, "
+            f"batch_first={self.batch_first}"
+        )
 
 
 def run_cell(cell: nn.Module, input: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -149,7 +165,7 @@ def run_cell(cell: nn.Module, input: Tensor, state: tuple[Tensor, ...]) -> tuple
 
 
 def detach_state(state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Return the state (a layer's, or the plain tuple of `torch.nn.LSTM`) cut off from the graph that made it."""
+    """Return the state (a layer's, or the plain tuple of `torch.nn.LSTM`) without its graph."""
     detached = tuple(tensor.detach() for tensor in state)
     return state._make(detached) if hasattr(state, "_make") else detached
 
@@ -191,18 +207,13 @@ def dropout_mask(input: Tensor, units: int, probability: float, like: Tensor) ->
     return F.dropout(like.new_ones(*input.shape[:2], units), probability)
 
 
-@torch.no_grad()
-def orthogonal_per_gate_(weight: Tensor, gates: int) -> None:
-    """Make the matrix [units, columns] of each gate orthogonal (A.2.3): its rows or its columns are orthonormal."""
-    for matrix in weight.chunk(gates):
-        nn.init.orthogonal_(matrix)
-
-
 def check_sizes(**sizes: Any) -> None:
     """Raise ValueError unless every size is a whole number of at least one."""
     for name, size in sizes.items():
         if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name} of a recurrent layer is {size!r}; it must be a whole number of at least 1.")
+            raise ValueError(
+                f"{name} of a recurrent layer is {size!r}; it must be a whole number of at least 1."
+            )
 
 
 def check_dropout(**probabilities: Any) -> None:
@@ -210,6 +221,6 @@ def check_dropout(**probabilities: Any) -> None:
     for name, probability in probabilities.items():
         if not isinstance(probability, (int, float)) or not 0 <= probability < 1:
             raise ValueError(
-                f"{name} is {probability!r}; it is the probability of dropping a unit, at least 0 and below 1 "
-                "(one minus the keep probability that the paper gives)."
+                f"{name} is {probability!r}; it is the probability of dropping a unit, at least 0 and "
+                "below 1 (one minus the keep probability that the paper gives)."
             )

@@ -23,7 +23,7 @@ RUN_ID_FILE = "wandb_run_id.txt"
 _HEADER = b":W&B\xe1\xbe\x00"
 _BLOCK = 32768
 _CHUNK = struct.Struct("<IHB")  # checksum, length, type
-_FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
+_FULL, _FIRST, _LAST = 1, 2, 4  # 3 is a middle
 
 
 class WandbLogger:
@@ -32,7 +32,8 @@ class WandbLogger:
     After a resume, pass every row kept in `metrics.jsonl` to `log`, oldest first, then go on training: rows
     that W&B already has are skipped, so that each step is there exactly once however earlier processes ended.
 
-    Online, the server says which step it has last; that path has not been tried against the public server.
+    Online, the server says which step it has last. That path was tried against a stub of W&B's server, not
+    the public one. Sync what a run has offline before it goes on online, or never: it is sent again.
 
     Attributes:
         address: where to look: the run's URL online, the directory of this fragment offline.
@@ -73,6 +74,7 @@ class WandbLogger:
             os.environ["WANDB_ERROR_REPORTING"] = "false"
         import wandb  # half a second: only those who log to it pay
 
+        wandb.setup(wandb.Settings(silent=True))
         if mode == "online" and not wandb.login(prompt=False, verify=False):
             raise ValueError(
                 "W&B has no credentials to log online: run `wandb login`, set WANDB_API_KEY, or log offline."

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-pytest.importorskip("wandb")
-from training.wandb_logger import RUN_ID_FILE, WandbLogger, _repair_fragments  # noqa: E402
+from training.wandb_logger import RUN_ID_FILE, WandbLogger, _repair_fragments
 
+ROOT = Path(__file__).parents[2]
 RUN = {
     "project": "hypernetworks",
     "entity": None,
@@ -49,6 +49,15 @@ def history(records: list[dict]) -> list[dict]:
 
 def fragments(directory: Path) -> list[Path]:
     return sorted((directory / "wandb").glob("offline-run-*"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment():
+    """Keeps wandb's changes to the environment from other tests and their processes."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +156,9 @@ def child(directory: Path, checkpoint: int, last: int, end: str) -> None:
         "WANDB_RUN_ID": "other",
         "WANDB_PROJECT": "other",
         "WANDB_RESUME": "never",
+        "WANDB_DIR": str(directory / "elsewhere"),
     }
-    done = subprocess.run([*command, end], capture_output=True, text=True, env=os.environ | shell)
+    done = subprocess.run([*command, end], capture_output=True, text=True, cwd=ROOT, env=os.environ | shell)
     assert done.returncode == (-signal.SIGKILL if end == "killed" else 0), done.stderr
     assert not done.stdout + done.stderr, "W&B is quiet and looks up no server"
 
@@ -235,6 +245,8 @@ def test_online_without_credentials_is_refused_at_once(tmp_path):
     }
     command = [sys.executable, "-c", code, str(tmp_path)]
     started = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, env=shell, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env=shell, stdin=subprocess.DEVNULL
+    )
     assert done.stdout.startswith("W&B has no credentials") and done.stdout.count("\n") == 1, done.stderr
     assert time.perf_counter() - started < 20

@@ -1,0 +1,180 @@
+"""HyperRNN in both forms (section 3.2): Eq. 5-6 generate the weights, Eq. 7-8 scale their rows.
+
+The shape legend is in recurrent.py.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hypernets.dynamic import INITIAL_ROW_SCALE, Embeddings, RowScales
+from hypernets.recurrent import RecurrentLayer, check_sizes, input_product
+
+
+class HyperRNNState(NamedTuple):
+    """State of a HyperRNN, of the main network [num_layers, B, H] and of the hyper cell [num_layers, B, H^].
+
+    In a cell the tensors have no first axis.
+    """
+
+    h: Tensor
+    hyper_h: Tensor
+
+
+class GeneratedWeights(nn.Module):
+    """The full form: W_h(z_h) = <W_hz, z_h>, W_x(z_x) = <W_xz, z_x>, b(z_b) = W_bz z_b + b_0 (Eq. 6).
+
+    Parameters: weight_hz [H, H, N_z], weight_xz [H, I, N_z], weight_bz [H, N_z], bias [H], that is N_z times
+    the weights of a plain RNN.
+
+    Initialisation, which the paper leaves open: every slice of weight_hz and weight_xz is orthogonal, scaled
+    so that the entries of the generated matrix have the size that the row-scaled form starts with; weight_bz
+    and b_0 zero.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, embedding_size: int) -> None:
+        super().__init__()
+        self.weight_hz = nn.Parameter(torch.empty(hidden_size, hidden_size, embedding_size))
+        self.weight_xz = nn.Parameter(torch.empty(hidden_size, input_size, embedding_size))
+        self.weight_bz = nn.Parameter(torch.zeros(hidden_size, embedding_size))
+        self.bias = nn.Parameter(torch.zeros(hidden_size))
+        # z starts at one, and so the generated matrix as the sum of N_z independent slices.
+        gain = INITIAL_ROW_SCALE / math.sqrt(embedding_size)
+        with torch.no_grad():
+            for weight in (self.weight_hz, self.weight_xz):
+                for matrix in weight.unbind(-1):
+                    nn.init.orthogonal_(matrix, gain)
+
+    def input_product(self, input: Tensor) -> Tensor:
+        """Return W_xz x_t, which is not yet contracted with z_x: [T, B, H, N_z]."""
+        hidden_size, input_size, embedding_size = self.weight_xz.shape
+        rows = self.weight_xz.transpose(1, 2).reshape(hidden_size * embedding_size, input_size)
+        return input_product(input, rows).unflatten(-1, (hidden_size, embedding_size))
+
+    def forward(self, h: Tensor, x_product: Tensor, z_h: Tensor, z_x: Tensor, z_b: Tensor) -> Tensor:
+        """Return the argument of phi, [B, H], from h [B, H], W_xz x_t [B, H, N_z] and the z's [B, 1, N_z]."""
+        # (<W_hz, z> h) with h first: the same sum, without a matrix [H, H] for every sequence of the batch.
+        h_product = torch.einsum("uvn,bv->bun", self.weight_hz, h)
+        b = F.linear(z_b.squeeze(1), self.weight_bz) + self.bias
+        return (h_product * z_h + x_product * z_x).sum(-1) + b
+
+
+class RowScaledWeights(nn.Module):
+    """The memory-efficient form: d_h * (W_h h_{t-1}) + d_x * (W_x x_t) + b(z_b) (Eq. 7-8).
+
+    Parameters: weight_h [H, H], weight_x [H, I] (both start orthogonal), bias [H] and `row_scales`.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, embedding_size: int) -> None:
+        super().__init__()
+        self.weight_h = nn.Parameter(torch.empty(hidden_size, hidden_size))
+        self.weight_x = nn.Parameter(torch.empty(hidden_size, input_size))
+        self.bias = nn.Parameter(torch.zeros(hidden_size))
+        self.row_scales = RowScales(embedding_size, hidden_size, gates=1)
+        nn.init.orthogonal_(self.weight_h)
+        nn.init.orthogonal_(self.weight_x)
+
+    def input_product(self, input: Tensor) -> Tensor:
+        """Return W_x x_t, [T, B, H]."""
+        return input_product(input, self.weight_x)
+
+    def forward(self, h: Tensor, x_product: Tensor, z_h: Tensor, z_x: Tensor, z_b: Tensor) -> Tensor:
+        """Return the argument of phi, [B, H], from h [B, H], W_x x_t [B, H] and the z's [B, 1, N_z]."""
+        d_h, d_x, b = self.row_scales(z_h, z_x, z_b)
+        return d_h * F.linear(h, self.weight_h) + d_x * x_product + b + self.bias
+
+
+FORMS = {"row_scaled": RowScaledWeights, "full": GeneratedWeights}
+
+
+class HyperRNNCell(nn.Module):
+    """One layer of a HyperRNN; phi is tanh.
+
+        h^_t = phi(W_h^ h^_{t-1} + W_x^ [x_t; h_{t-1}] + b^)                 Eq. 4
+        z_h = W h^_t + b,   z_x = W h^_t + b,   z_b = W h^_t                 Eq. 6
+        h_t = phi(W_h(z_h) h_{t-1} + W_x(z_x) x_t + b(z_b))                  Eq. 5
+
+    where `weights` supplies the argument of phi in Eq. 5, in the full or in the row-scaled form. As in
+    `HyperLSTM` the embeddings come from the hyper cell's new output.
+
+    Parameters: `weights`; of the hypernetwork hyper_weight_x [H^, I + H], hyper_weight_h [H^, H^], hyper_bias
+    [H^] and `embeddings`. The hyper cell's matrices start orthogonal, its bias at zero.
+
+    Args: see `HyperRNN`.
+    """
+
+    state_type = HyperRNNState
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        hyper_size: int = 128,
+        embedding_size: int = 4,
+        form: str = "row_scaled",
+    ) -> None:
+        super().__init__()
+        check_sizes(hyper_size=hyper_size, embedding_size=embedding_size)
+        if form not in FORMS:
+            raise ValueError(f"form of a HyperRNN is {form!r}; it must be one of {', '.join(FORMS)}.")
+        self.input_size = input_size
+        self.state_sizes = (hidden_size, hyper_size)
+        self.hyper_weight_x = nn.Parameter(torch.empty(hyper_size, input_size + hidden_size))
+        self.hyper_weight_h = nn.Parameter(torch.empty(hyper_size, hyper_size))
+        self.hyper_bias = nn.Parameter(torch.zeros(hyper_size))
+        nn.init.orthogonal_(self.hyper_weight_x)
+        nn.init.orthogonal_(self.hyper_weight_h)
+        self.embeddings = Embeddings(hyper_size, embedding_size, gates=1)
+        self.weights = FORMS[form](input_size, hidden_size, embedding_size)
+
+    def sequence_inputs(self, input: Tensor) -> tuple[Tensor, ...]:
+        """Return the products with x_t: of the main network, then of the hyper cell."""
+        return self.weights.input_product(input), input_product(
+            input, self.hyper_weight_x[:, : self.input_size]
+        )
+
+    def step(self, state: HyperRNNState, x_product: Tensor, hyper_product: Tensor) -> HyperRNNState:
+        """Take one time step from the products with x_t of the main network and of the hyper cell [B, H^]."""
+        h, hyper_h = state
+        # Eq. 4
+        hyper_product = hyper_product + F.linear(h, self.hyper_weight_x[:, self.input_size :])
+        hyper_h = torch.tanh(F.linear(hyper_h, self.hyper_weight_h) + hyper_product + self.hyper_bias)
+        # Eq. 5-6, or Eq. 7-8
+        h = torch.tanh(self.weights(h, x_product, *self.embeddings(hyper_h)))
+        return HyperRNNState(h, hyper_h)
+
+
+class HyperRNN(RecurrentLayer):
+    """HyperRNN, called the way `torch.nn.LSTM` is (see `RecurrentLayer`). The state is a `HyperRNNState`.
+
+    Args:
+        input_size: I; where the input is token ids, the size of the vocabulary.
+        hidden_size: H, units of the main RNN.
+        num_layers: cells in the stack, each with a hypernetwork of its own.
+        hyper_size: units of the hyper cell.
+        embedding_size: N_z.
+        form: "row_scaled", where the hypernetwork scales the rows of learned weights (Eq. 7-8), or "full",
+            where it generates the weights (Eq. 5-6), with N_z times as many parameters.
+        batch_first: whether input and output are [B, T, ...].
+
+    Raises:
+        ValueError: a size below one or an unknown form.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        hyper_size: int = 128,
+        embedding_size: int = 4,
+        form: str = "row_scaled",
+        batch_first: bool = False,
+    ) -> None:
+        def make_cell(size: int) -> HyperRNNCell:
+            return HyperRNNCell(size, hidden_size, hyper_size, embedding_size, form)
+
+        super().__init__(make_cell, input_size, hidden_size, num_layers, batch_first)

@@ -1,0 +1,123 @@
+"""The released cell's golden vectors: forward, final state and all gradients; and what the loader refuses."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hypernets.hyperlstm import HyperLSTM
+from hypernets.lstm import LSTM
+from hypernets.released_cell import load_released_cell, released_arrays
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+CELLS = ["hyperlstm_ln", "hyperlstm", "lstm_ln", "lstm"]
+
+
+def read_golden(cell):
+    """The arrays of a golden file as tensors, and those of them that are weights, by their released names."""
+    with np.load(GOLDEN / f"{cell}.npz") as file:
+        golden = {name: torch.from_numpy(file[name]) for name in file}
+    return golden, {name.removeprefix("param:"): golden[name] for name in golden if name.startswith("param:")}
+
+
+def assert_agrees(actual, expected, what):
+    """Within 1e-5 of the largest entry."""
+    assert actual.shape == expected.shape, what
+    error = (actual - expected).abs().max() / expected.abs().max()
+    assert error < 1e-5, f"{what} is {error:.1e} off"
+
+
+def initial_state(layer, h, c):
+    """The released state [B, units + hyper units] as this package's, with the leading layer axis."""
+    units = layer.hidden_size
+    parts = [h, c] if h.shape[1] == units else [h[:, :units], c[:, :units], h[:, units:], c[:, units:]]
+    return tuple(part.unsqueeze(0) for part in parts)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_forward_final_state_and_all_gradients(cell):
+    golden, arrays = read_golden(cell)
+    layer = load_released_cell(arrays)
+    assert isinstance(layer, HyperLSTM if cell.startswith("hyper") else LSTM)
+
+    x = golden["x"].clone().requires_grad_()
+    output, state = layer(x, initial_state(layer, golden["h0"], golden["c0"]))
+    (output * golden["loss_weights"]).sum().backward()
+
+    assert_agrees(output, golden["out"], "output")
+    assert_agrees(torch.cat(state[0::2], dim=-1)[0], golden["hT"], "final h")
+    assert_agrees(torch.cat(state[1::2], dim=-1)[0], golden["cT"], "final c")
+    assert_agrees(x.grad, golden["grad:x"], "gradient of x")
+    scope = "HyperLSTMCell/" if cell.startswith("hyper") else "LSTMCell/"
+    places = released_arrays(layer)
+    assert {scope + name for name in places} == set(arrays)
+    for name, place in places.items():
+        gradient = place.view(layer.get_parameter(place.parameter).grad)
+        assert_agrees(gradient, golden[f"grad:{scope}{name}"], f"gradient of {name}")
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_parameter_comes_from_the_arrays(cell):
+    _, arrays = read_golden(cell)
+    layer = load_released_cell({name: torch.full_like(array, 7.0) for name, array in arrays.items()})
+    for name, parameter in layer.named_parameters():
+        assert (parameter == 7.0).all(), name
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("scope", ["", "rnn/", "decoder/rnn/HyperLSTMCell/", "LSTMCell/LSTMCell/"])
+def test_any_scope(cell, scope):
+    _, arrays = read_golden(cell)
+    own_scope = "HyperLSTMCell/" if cell.startswith("hyper") else "LSTMCell/"
+    scoped = {scope + name.removeprefix(own_scope): array.numpy() for name, array in arrays.items()}
+    expected = load_released_cell(arrays).state_dict()
+    loaded = load_released_cell(scoped).state_dict()
+    assert expected.keys() == loaded.keys()
+    assert all(torch.equal(expected[name], loaded[name]) for name in expected)
+
+
+def test_the_type_is_that_of_the_arrays():
+    _, arrays = read_golden("lstm_ln")
+    layer = load_released_cell({name: array.double() for name, array in arrays.items()})
+    assert {parameter.dtype for parameter in layer.parameters()} == {torch.float64}
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_missing_array_is_named(cell):
+    _, arrays = read_golden(cell)
+    for name in arrays:
+        rest = {other: array for other, array in arrays.items() if other != name}
+        with pytest.raises(ValueError, match=f"missing: {name};"):
+            load_released_cell(rest)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("name", ["global_step", "LSTMCell/W_xh/Adam", "other/bias", "other/ln/ln_gamma"])
+def test_an_unknown_array_is_named(cell, name):
+    _, arrays = read_golden(cell)
+    with pytest.raises(ValueError, match=f"no arrays named {name};"):
+        load_released_cell({name: torch.zeros(3), **arrays})
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_wrong_shape_is_named(cell):
+    _, arrays = read_golden(cell)
+    for name, array in arrays.items():
+        wrong = {**arrays, name: torch.cat([array, array], dim=-1)}
+        if name.endswith("hyper_ix/zw/super_linear_w"):  # N_z follows from it, so what must fit it is named
+            name = name.replace("ix/zw/super_linear_w", "ix/zw/super_linear_b")
+        with pytest.raises(ValueError, match=f"^{name} has the shape"):
+            load_released_cell(wrong)
+    matrix = next(name for name in arrays if name.endswith("W_xh"))
+    with pytest.raises(ValueError, match=f"^{matrix} has the shape .* expected a matrix"):
+        load_released_cell({**arrays, matrix: torch.zeros(4)})
+
+
+def test_names_of_something_else():
+    with pytest.raises(ValueError, match=r"None of the names \(conv/kernel\)"):
+        load_released_cell({"conv/kernel": torch.zeros(3, 3)})
+    with pytest.raises(ValueError, match="there are none"):
+        load_released_cell({})

@@ -1,0 +1,74 @@
+"""What a user sees of a mistake: one line on standard error and a non-zero exit status."""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+
+@contextmanager
+def one_line_errors(program: str) -> Iterator[None]:
+    """Within this context, errors that a user can put right end the program with one line; others keep their traceback.
+
+    Such are ValueError and OSError, whose messages this project words for users, and all errors in composing a
+    configuration.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors instead of printing them
+    try:
+        yield
+    except MissingConfigException as error:
+        sys.exit(f"{program}: {_missing_choice(error)}")
+    except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"{program}: {' '.join(str(error).split())}")
+
+
+def _missing_choice(error: MissingConfigException) -> str:
+    """Name what was chosen and what there is; Hydra's own message adds its search path."""
+    group, _, choice = str(error.missing_cfg_file).rpartition("/")
+    options = ", ".join(sorted(error.options or ()))
+    return f"There is no {choice!r} in the configuration group {group!r}" + (f"; choose one of {options}." if options else ".")
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Compare the composed settings with those that the chosen configuration files alone lead to.
+
+    To be called within Hydra's main.
+
+    Raises:
+        ValueError: naming a key that the files do not have, or whose value is of another kind than theirs.
+    """
+    choices = HydraConfig.get().runtime.choices
+    chosen = [f"{group}={name}" for group, name in choices.items() if name and not group.startswith("hydra/")]
+    _compare(settings, hydra.compose("train", chosen), "")
+
+
+def _compare(settings: Mapping[str, Any], expected: Any, prefix: str) -> None:
+    for key, value in settings.items():
+        name = prefix + str(key)
+        if key not in expected:
+            raise ValueError(f"There is no setting {name!r}; the settings there are: {', '.join(expected)}.")
+        if OmegaConf.is_missing(expected, key):
+            continue
+        default = expected[key]
+        if isinstance(value, Mapping) and default:
+            _compare(value, default, name + ".")
+        elif not _same_kind(value, default):
+            raise ValueError(f"{name} is {value!r}; it must be {_KINDS[type(default)]}, such as {default!r}.")
+
+
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+def _same_kind(value: Any, default: Any) -> bool:
+    if type(default) not in _KINDS or value is None:
+        return True  # null, lists and open mappings are checked where they are used
+    if isinstance(default, float):
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return type(value) is type(default)
