@@ -31,7 +31,7 @@ from training.logger import open_logger
 from training.optimizer import build_optimizer
 from training.precision import resolve_precision
 from training.resume import refuse_changes, rewrite_resume
-from training.run_directory import RunDirectory
+from training.run_directory import RunDirectory, read_settings
 from training.schedule import build_schedule
 from training.tasks import ImageClassification
 
@@ -75,7 +75,7 @@ def train(settings: dict[str, Any], overrides: list[str], resume: Path | None) -
 
     run = RunDirectory.reopen(resume) if resume is not None and processes.is_first else None
     if run is not None:
-        refuse_changes(run.settings(), settings)
+        refuse_changes(read_settings(run.path), settings)
         run.note_resume(overrides, OmegaConf.to_yaml(settings))
     splits, task = build(settings, processes)
     saved = None
@@ -150,7 +150,12 @@ def record_result(trainer: loop.Trainer, settings: Mapping[str, Any], facts: Map
     run.write_result(result)
     summary = {name: result[name] for name in result if name.endswith(metric)} | {"parameters": parameters}
     trainer.logger.summary(summary)
-    print(f"{run.path}: " + ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value:,}" for name, value in summary.items()))
+    print(
+        f"{run.path}: "
+        + ", ".join(
+            f"{name} {value:g}" if isinstance(value, float) else f"{name} {value:,}" for name, value in summary.items()
+        )
+    )
 
 
 def new_run_path(settings: Mapping[str, Any]) -> Path:

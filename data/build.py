@@ -25,9 +25,7 @@ def load_images(source: str, root: str | Path, path: str | Path | None = None) -
         return mnist(root)
     if source == "arrays":
         if path is None:
-            raise ValueError(
-                'dataset.source is "arrays", but dataset.path is not set; set it to an .npz file.'
-            )
+            raise ValueError('dataset.source is "arrays", but dataset.path is not set; set it to an .npz file.')
         return arrays(path, root)
     raise ValueError(f'dataset.source is "{source}", but must be one of "cifar10", "mnist" and "arrays".')
 
@@ -73,9 +71,7 @@ def build_images(
     mean, std = channel_statistics(train_images)
 
     def evaluated(images: np.ndarray, labels: np.ndarray) -> ImageBatches:
-        return ImageBatches(
-            images, labels, mean=mean, std=std, device=device, rank=rank, world_size=world_size
-        )
+        return ImageBatches(images, labels, mean=mean, std=std, device=device, rank=rank, world_size=world_size)
 
     train = ImageBatches(
         train_images,

@@ -22,9 +22,7 @@ def _generator(seed: int, purpose: int, number: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(word))
 
 
-def draw_validation(
-    num_examples: int, validation_size: int, split_seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
+def draw_validation(num_examples: int, validation_size: int, split_seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Draws the training examples held out for validation, at random, not by class (sections 4.1, 4.2).
 
     Depends only on the arguments, not on the seed of the training, so that runs share their splits.

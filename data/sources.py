@@ -49,8 +49,7 @@ def cifar10(root: str | Path) -> ImageArrays:
     root = Path(root).expanduser()
     meta = (CIFAR10.meta["filename"], CIFAR10.meta["md5"])
     extracted = {
-        root / CIFAR10.base_folder / name: md5
-        for name, md5 in (*CIFAR10.train_list, *CIFAR10.test_list, meta)
+        root / CIFAR10.base_folder / name: md5 for name, md5 in (*CIFAR10.train_list, *CIFAR10.test_list, meta)
     }
     _require_files("CIFAR-10", CIFAR10, root, extracted, {root / CIFAR10.filename: CIFAR10.tgz_md5})
     train, test = CIFAR10(root, train=True), CIFAR10(root, train=False)
@@ -72,9 +71,7 @@ def mnist(root: str | Path) -> ImageArrays:
     """
     raw = Path(root).expanduser() / "MNIST" / "raw"
     extracted = {raw / name: md5 for name, md5 in MNIST_RAW_MD5.items()}
-    _require_files(
-        "MNIST", MNIST, raw.parent.parent, extracted, {raw / name: md5 for name, md5 in MNIST.resources}
-    )
+    _require_files("MNIST", MNIST, raw.parent.parent, extracted, {raw / name: md5 for name, md5 in MNIST.resources})
 
     def images(name: str) -> np.ndarray:
         return np.fromfile(raw / name, dtype=np.uint8, offset=16).reshape(-1, 28, 28, 1)
@@ -151,9 +148,7 @@ def arrays(path: str | Path, root: str | Path | None = None) -> ImageArrays:
 
     splits = ["train", "test"] + (["validation"] if "x_validation" in found else [])
     images = {split: _checked_images(path, f"x_{split}", found[f"x_{split}"]) for split in splits}
-    labels = {
-        split: _checked_labels(path, f"y_{split}", found[f"y_{split}"], images[split]) for split in splits
-    }
+    labels = {split: _checked_labels(path, f"y_{split}", found[f"y_{split}"], images[split]) for split in splits}
     for split in splits:
         if images[split].shape[1:] != images["train"].shape[1:]:
             raise ValueError(
@@ -220,8 +215,7 @@ def _checked_images(path: Path, key: str, images: np.ndarray) -> np.ndarray:
         raise ValueError(f"{path}: {key} is {images.dtype}, but images must be uint8, 0 to 255.")
     if images.ndim not in (3, 4):
         raise ValueError(
-            f"{path}: {key} has shape {list(images.shape)}, but images must be [N, H, W, C], "
-            "or [N, H, W] if grey."
+            f"{path}: {key} has shape {list(images.shape)}, but images must be [N, H, W, C], or [N, H, W] if grey."
         )
     if images.size == 0:
         raise ValueError(f"{path}: {key} has shape {list(images.shape)}, but must hold at least one image.")
@@ -233,7 +227,6 @@ def _checked_labels(path: Path, key: str, labels: np.ndarray, images: np.ndarray
         raise ValueError(f"{path}: {key} is {labels.dtype}, but labels must be integers.")
     if labels.shape != (len(images),):
         raise ValueError(
-            f"{path}: {key} has shape {list(labels.shape)}, but must be [{len(images)}], "
-            "one label for each image."
+            f"{path}: {key} has shape {list(labels.shape)}, but must be [{len(images)}], one label for each image."
         )
     return labels.astype(np.int64)

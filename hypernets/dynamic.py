@@ -39,9 +39,7 @@ class Embeddings(nn.Module):
 
     def forward(self, hyper_h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Project hyper_h [B, H^] to (z_h, z_x, z_b), each [B, gates, N_z]."""
-        return tuple(
-            project(hyper_h).unflatten(-1, (self.gates, -1)) for project in (self.z_h, self.z_x, self.z_b)
-        )
+        return tuple(project(hyper_h).unflatten(-1, (self.gates, -1)) for project in (self.z_h, self.z_x, self.z_b))
 
 
 class RowScales(nn.Module):

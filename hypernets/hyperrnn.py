@@ -132,9 +132,7 @@ class HyperRNNCell(nn.Module):
 
     def sequence_inputs(self, input: Tensor) -> tuple[Tensor, ...]:
         """Return the products with x_t: of the main network, then of the hyper cell."""
-        return self.weights.input_product(input), input_product(
-            input, self.hyper_weight_x[:, : self.input_size]
-        )
+        return self.weights.input_product(input), input_product(input, self.hyper_weight_x[:, : self.input_size])
 
     def step(self, state: HyperRNNState, x_product: Tensor, hyper_product: Tensor) -> HyperRNNState:
         """Take one time step from the products with x_t of the main network and of the hyper cell [B, H^]."""

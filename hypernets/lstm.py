@@ -90,9 +90,7 @@ class LSTMCell(nn.Module):
             mask: of recurrent dropout, [B, H], or None.
         """
         if self.layer_norm:
-            each_gate = F.layer_norm(
-                gates.unflatten(-1, (4, -1)), (self.hidden_size,), eps=LAYER_NORM_EPSILON
-            )
+            each_gate = F.layer_norm(gates.unflatten(-1, (4, -1)), (self.hidden_size,), eps=LAYER_NORM_EPSILON)
             gates = each_gate.flatten(1) * self.gate_gamma + self.gate_beta
         i, g, f, o = gates.chunk(4, dim=-1)
         # Without memory loss: only what is new is dropped, never what c remembers.
@@ -101,9 +99,7 @@ class LSTMCell(nn.Module):
         # The next step receives c itself: its layer norm is only for h.
         c_for_h = c
         if self.layer_norm:
-            c_for_h = F.layer_norm(
-                c, (self.hidden_size,), self.cell_gamma, self.cell_beta, LAYER_NORM_EPSILON
-            )
+            c_for_h = F.layer_norm(c, (self.hidden_size,), self.cell_gamma, self.cell_beta, LAYER_NORM_EPSILON)
         return LSTMState(h=torch.sigmoid(o) * torch.tanh(c_for_h), c=c)
 
     def extra_repr(self) -> str:

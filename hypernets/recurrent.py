@@ -52,21 +52,15 @@ class RecurrentLayer(nn.Module):
         self.hidden_size = hidden_size
         self.num_layers = num_layers
         self.batch_first = batch_first
-        self.cells = nn.ModuleList(
-            make_cell(hidden_size if index else input_size) for index in range(num_layers)
-        )
+        self.cells = nn.ModuleList(make_cell(hidden_size if index else input_size) for index in range(num_layers))
 
     def initial_state(self, batch_size: int) -> tuple[Tensor, ...]:
         """Return the zero state for B sequences: a named tuple of tensors, each [num_layers, B, units]."""
         cell = self.cells[0]
         weight = next(cell.parameters())
-        return cell.state_type(
-            *(weight.new_zeros(self.num_layers, batch_size, units) for units in cell.state_sizes)
-        )
+        return cell.state_type(*(weight.new_zeros(self.num_layers, batch_size, units) for units in cell.state_sizes))
 
-    def forward(
-        self, input: Tensor, state: tuple[Tensor, ...] | None = None
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def forward(self, input: Tensor, state: tuple[Tensor, ...] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Run the layer over a batch of sequences.
 
         Args:
@@ -110,9 +104,7 @@ class RecurrentLayer(nn.Module):
                     f"with input_size={self.input_size}, so give it ids from 0 to {self.input_size - 1}."
                 )
         elif not input.is_floating_point():
-            raise ValueError(
-                f"The input is of type {input.dtype}; give real numbers, or token ids as integers."
-            )
+            raise ValueError(f"The input is of type {input.dtype}; give real numbers, or token ids as integers.")
         elif input.dim() != 3 or 0 in input.shape or input.shape[2] != self.input_size:
             raise ValueError(
                 f"The input has the shape {list(input.shape)}; expected {axes}, {self.input_size}] with "
@@ -123,9 +115,7 @@ class RecurrentLayer(nn.Module):
         cell = self.cells[0]
         names = cell.state_type._fields
         if len(state) != len(names):
-            raise ValueError(
-                f"The state has {len(state)} tensors; this layer's has {len(names)}: {', '.join(names)}."
-            )
+            raise ValueError(f"The state has {len(state)} tensors; this layer's has {len(names)}: {', '.join(names)}.")
         for name, tensor, units in zip(names, state, cell.state_sizes, strict=True):
             expected = [self.num_layers, batch_size, units]
             if list(tensor.shape) != expected:
@@ -136,10 +126,7 @@ class RecurrentLayer(nn.Module):
         return cell.state_type(*state)
 
     def extra_repr(self) -> str:
-        return (
-            f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}, "
-            f"batch_first={self.batch_first}"
-        )
+        return f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}, batch_first={self.batch_first}"
 
 
 def run_cell(cell: nn.Module, input: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -211,9 +198,7 @@ def check_sizes(**sizes: Any) -> None:
     """Raise ValueError unless every size is a whole number of at least one."""
     for name, size in sizes.items():
         if not isinstance(size, int) or size < 1:
-            raise ValueError(
-                f"{name} of a recurrent layer is {size!r}; it must be a whole number of at least 1."
-            )
+            raise ValueError(f"{name} of a recurrent layer is {size!r}; it must be a whole number of at least 1.")
 
 
 def check_dropout(**probabilities: Any) -> None:

@@ -68,9 +68,7 @@ def load_released_cell(arrays: Mapping[str, Any]) -> LSTM | HyperLSTM:
         raise ValueError(f"A released {kind} cell has no arrays named {', '.join(unknown)}; leave them out.")
     missing = sorted({scope + name for name in places} - set(tensors))
     if missing:
-        raise ValueError(
-            f"These arrays of a released {kind} cell are missing: {', '.join(missing)}; add them."
-        )
+        raise ValueError(f"These arrays of a released {kind} cell are missing: {', '.join(missing)}; add them.")
 
     def size(name: str, axis: int) -> int:
         shape = list(tensors[scope + name].shape)

@@ -41,7 +41,9 @@ class WideResNet(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(depth, int) or depth < 10 or (depth - 4) % 6:
-            raise ValueError(f"A Wide ResNet of depth {depth!r} does not exist; depth must be 6 N + 4: 10, 16, ..., 40.")
+            raise ValueError(
+                f"A Wide ResNet of depth {depth!r} does not exist; depth must be 6 N + 4: 10, 16, ..., 40."
+            )
         if not isinstance(width, int) or width < 1:
             raise ValueError(f"The width of a Wide ResNet is {width!r}; it must be a whole number of at least 1.")
         self.stem = nn.Conv2d(image_channels, 16, kernel_size=3, padding=1)

@@ -1,13 +1,16 @@
 """Prints how many images a second the training pipeline alone makes: crop, flip, normalise.
 
-python -m scripts.benchmark_data [--device cuda] [--source cifar10 --root FOLDER]
+python scripts/benchmark_data.py [--device cuda] [--source cifar10 --root FOLDER]
 """
 
 import argparse
 import sys
 import time
+from pathlib import Path
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout, for its packages
 
 from data.build import build_images
 from data.images import ImageBatches
@@ -28,9 +31,7 @@ def images_per_second(batches: ImageBatches, steps: int, device: torch.device) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", default="arrays", help="cifar10, mnist or arrays")
     parser.add_argument("--path", default="data/cifar10_sample.npz", help="the .npz, for arrays")
     parser.add_argument("--root", default="data/cache", help="the folder of cifar10 and mnist")
@@ -53,9 +54,7 @@ def main() -> None:
     except (ValueError, OSError) as error:
         sys.exit(str(error))
     rate = images_per_second(splits.train, arguments.steps, device)
-    print(
-        f"{rate:,.0f} images/s on {device}, batch {arguments.batch_size}, images {list(splits.image_shape)}"
-    )
+    print(f"{rate:,.0f} images/s on {device}, batch {arguments.batch_size}, images {list(splits.image_shape)}")
 
 
 if __name__ == "__main__":

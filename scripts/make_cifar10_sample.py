@@ -2,7 +2,7 @@
 
 Test images are taken from the first 1,000, which are the same in every copy of the set that we know of.
 
-    python -m scripts.make_cifar10_sample SOURCE [--output data/cifar10_sample.npz]
+    python scripts/make_cifar10_sample.py SOURCE [--output data/cifar10_sample.npz]
 
 SOURCE is a folder where torchvision finds or puts CIFAR-10, or an .npz of the whole set with x_train,
 y_train, x_test and y_test in the published order.
@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout, for its packages
+
 from data.sources import ImageArrays, arrays, cifar10
 
 TRAIN_PER_CLASS = 140
@@ -23,9 +25,7 @@ TEST_PER_CLASS = 30
 
 def first_of_each_class(labels: np.ndarray, start: int, stop: int) -> np.ndarray:
     """Indices, sorted, of the occurrences `start` to `stop` (exclusive) of every label."""
-    return np.sort(
-        np.concatenate([np.flatnonzero(labels == label)[start:stop] for label in np.unique(labels)])
-    )
+    return np.sort(np.concatenate([np.flatnonzero(labels == label)[start:stop] for label in np.unique(labels)]))
 
 
 def draw_sample(loaded: ImageArrays) -> dict[str, np.ndarray]:
@@ -45,9 +45,7 @@ def draw_sample(loaded: ImageArrays) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path)
     parser.add_argument("--output", type=Path, default=Path("data/cifar10_sample.npz"))
     arguments = parser.parse_args()

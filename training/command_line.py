@@ -33,7 +33,9 @@ def _missing_choice(error: MissingConfigException) -> str:
     """Name what was chosen and what there is; Hydra's own message adds its search path."""
     group, _, choice = str(error.missing_cfg_file).rpartition("/")
     options = ", ".join(sorted(error.options or ()))
-    return f"There is no {choice!r} in the configuration group {group!r}" + (f"; choose one of {options}." if options else ".")
+    return f"There is no {choice!r} in the configuration group {group!r}" + (
+        f"; choose one of {options}." if options else "."
+    )
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:

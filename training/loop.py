@@ -258,7 +258,7 @@ class Trainer:
             setattr(self.state, name, saved[name])
 
     def _check_finite(self) -> None:
-        """Raise NonFiniteLoss unless every loss and gradient norm since the last check was finite: then so are the sums."""
+        """Raise NonFiniteLoss if the sums since the last row, and so a loss or gradient norm, are not finite."""
         if self.processes.any(not bool(torch.isfinite(self.state.window).all())):
             raise NonFiniteLoss(
                 f"The loss or its gradient was not finite in the {self.state.window_steps} steps up to step "

@@ -1,14 +1,14 @@
 """The directory of a run, runs/NAME/: what was asked for, what happened, and what came out.
 
-    overrides.json   the overrides of the first launch; written once, read by `train.py -r`
-    resumed_with.json  the overrides given when it was resumed, such as a longer budget
-    config.yaml      the composed configuration, of the last launch
-    metrics.jsonl    one row a logged step; the same bytes however often the run was interrupted
-    sessions.json    one entry a process that trained here: command, commit, versions, hardware, steps, seconds
-    checkpoint.pt    the newest checkpoint, checkpoint.previous.pt the one before, best.pt the best on validation
-    result.json      the final result
-    wandb/           the W&B files
-    lock             held by the process that trains here
+overrides.json   the overrides of the first launch; written once, read by `train.py -r`
+resumed_with.json  the overrides given when it was resumed, such as a longer budget
+config.yaml      the composed configuration, of the last launch
+metrics.jsonl    one row a logged step; the same bytes however often the run was interrupted
+sessions.json    one entry a process that trained here: command, commit, versions, hardware, steps, seconds
+checkpoint.pt    the newest checkpoint, checkpoint.previous.pt the one before, best.pt the best on validation
+result.json      the final result
+wandb/           the W&B files
+lock             held by the process that trains here
 """
 
 import errno
@@ -89,10 +89,6 @@ class RunDirectory:
     def _write_config(self, config: str) -> None:
         write_atomically(self.path / CONFIG, lambda file: file.write(config.encode()))
 
-    def settings(self) -> dict[str, Any]:
-        """The configuration of the last launch as plain values."""
-        return OmegaConf.to_container(OmegaConf.load(self.path / CONFIG))
-
     def metrics(self) -> list[dict[str, Any]]:
         """All rows logged so far."""
         return [json.loads(line) for line in (self.path / METRICS).read_text().splitlines()]
@@ -140,6 +136,11 @@ class RunDirectory:
         self._lock.close()
 
 
+def read_settings(run: Path) -> dict[str, Any]:
+    """The configuration of a run's last launch, as plain values."""
+    return OmegaConf.to_container(OmegaConf.load(run / CONFIG))
+
+
 def read_json(path: Path, default: Any) -> Any:
     """The content of a JSON file, or `default` where there is no such file."""
     return json.loads(path.read_text()) if path.exists() else default
@@ -175,5 +176,6 @@ def _make_new_directory(path: Path) -> Path:
             number += 1
         except OSError as error:
             reason = "no space is left" if error.errno == errno.ENOSPC else error.strerror
-            raise ValueError(f"Cannot make the run directory {candidate}: {reason}; choose another place with runs=PATH.") from None
-
+            raise ValueError(
+                f"Cannot make the run directory {candidate}: {reason}; choose another place with runs=PATH."
+            ) from None

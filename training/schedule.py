@@ -12,8 +12,8 @@ def piecewise_constant(until: Sequence[int], rates: Sequence[float]) -> Callable
     """
     if len(until) != len(rates) or not rates or list(until) != sorted(set(until)):
         raise ValueError(
-            f"A piecewise constant schedule needs one rate for each of its increasing steps; it got until={list(until)} "
-            f"and rates={list(rates)}."
+            "A piecewise constant schedule needs one rate for each of its increasing steps; "
+            f"it got until={list(until)} and rates={list(rates)}."
         )
     return lambda step: next((rate for end, rate in zip(until, rates, strict=True) if step < end), rates[-1])
 

@@ -24,9 +24,7 @@ REAL = Path(os.environ.get("HYPERNETS_DATA", PROJECT / "data" / "cache"))
 MNIST_RAW = REAL / "MNIST" / "raw"
 CIFAR10_ARRAYS = REAL / "cifar10" / "cifar10.npz"
 needs_mnist = pytest.mark.skipif(not MNIST_RAW.is_dir(), reason="MNIST is not in HYPERNETS_DATA")
-needs_cifar10 = pytest.mark.skipif(
-    not CIFAR10_ARRAYS.is_file(), reason="cifar10.npz is not in HYPERNETS_DATA"
-)
+needs_cifar10 = pytest.mark.skipif(not CIFAR10_ARRAYS.is_file(), reason="cifar10.npz is not in HYPERNETS_DATA")
 
 
 def refusal(kind, function, *arguments):
@@ -118,9 +116,7 @@ def test_cifar10_refuses_a_corrupt_file_in_the_folder_and_leaves_it(small_cifar1
     assert contents(root) == before
 
 
-@pytest.mark.parametrize(
-    ("source", "archive"), [(cifar10, CIFAR10.filename), (mnist, "train-images-idx3-ubyte.gz")]
-)
+@pytest.mark.parametrize(("source", "archive"), [(cifar10, CIFAR10.filename), (mnist, "train-images-idx3-ubyte.gz")])
 def test_missing_set_without_network_says_what_to_do(tmp_path, no_network, source, archive):
     message = refusal(FileNotFoundError, source, tmp_path / "nowhere")
     for part in (
@@ -309,9 +305,7 @@ def test_files_that_are_no_npz_are_refused_by_name(tmp_path, damage):
         (tmp_path / "one.npy").replace(path)
     else:
         flipped = whole[:300] + bytes([whole[300] ^ 1]) + whole[301:]
-        path.write_bytes(
-            {"empty": b"", "text": b"images", "truncated": whole[:900], "bit flipped": flipped}[damage]
-        )
+        path.write_bytes({"empty": b"", "text": b"images", "truncated": whole[:900], "bit flipped": flipped}[damage])
     assert str(path) in refusal(ValueError, arrays, path)
 
 

@@ -241,9 +241,7 @@ def test_hyperrnn_forms_agree_where_the_full_tensor_scales_rows():
     full = make_layer("hyperrnn_full", num_layers=2)
     with torch.no_grad():
         for full_cell, scaled_cell in zip(full.cells, scaled.cells, strict=True):
-            full_cell.load_state_dict(
-                scaled_cell.state_dict(), strict=False
-            )  # hyper cell, embeddings and b_0
+            full_cell.load_state_dict(scaled_cell.state_dict(), strict=False)  # hyper cell, embeddings and b_0
             weights, scales = scaled_cell.weights, scaled_cell.weights.row_scales
             full_cell.weights.weight_hz.copy_(torch.einsum("un,uv->uvn", scales.weight_hz, weights.weight_h))
             full_cell.weights.weight_xz.copy_(torch.einsum("un,uv->uvn", scales.weight_xz, weights.weight_x))
@@ -265,9 +263,7 @@ def test_full_hyperrnn_generates_its_weights():
 
     for b in range(2):
         read = torch.cat([x[0, b], h[0, b]])
-        new_hyper_h = torch.tanh(
-            cell.hyper_weight_h @ hyper_h[0, b] + cell.hyper_weight_x @ read + cell.hyper_bias
-        )
+        new_hyper_h = torch.tanh(cell.hyper_weight_h @ hyper_h[0, b] + cell.hyper_weight_x @ read + cell.hyper_bias)
         assert_same(state.hyper_h[0, b], new_hyper_h)
         z_h, z_x, z_b = (z[0] for z in (z.squeeze(1) for z in cell.embeddings(new_hyper_h.unsqueeze(0))))
         w_h, w_x, bias = weights.weight_hz @ z_h, weights.weight_xz @ z_x, weights.weight_bz @ z_b
@@ -445,7 +441,5 @@ def test_a_bad_state_is_refused_in_a_sentence(kind):
     state = layer.initial_state(2)
     with pytest.raises(ValueError, match=f"The state has 1 tensors; this layer's has {len(state)}: h, "):
         layer(torch.zeros(5, 2, 3), state[:1])
-    with pytest.raises(
-        ValueError, match=r"h of the state has the shape \[2, 3, 4\]; expected .* \[2, 2, 4\]"
-    ):
+    with pytest.raises(ValueError, match=r"h of the state has the shape \[2, 3, 4\]; expected .* \[2, 2, 4\]"):
         layer(torch.zeros(5, 2, 3), layer.initial_state(3))

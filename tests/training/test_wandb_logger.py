@@ -84,9 +84,7 @@ def test_reads_back_as_logged(finished):
     assert (run["run_group"], run["job_type"], run["tags"]) == ("table2", "train", RUN["tags"])
     assert {key: run["config"]["update"][key] for key in RUN["config"]} == RUN["config"]
 
-    axes = {
-        record["metric"].get("name"): record["metric"] for record in records if record["type"] == "metric"
-    }
+    axes = {record["metric"].get("name"): record["metric"] for record in records if record["type"] == "metric"}
     assert {"step", "epoch", "examples"} <= axes.keys()
     assert axes[None]["glob_name"] == "*" and axes[None]["step_metric"] == "step"
 
@@ -245,8 +243,6 @@ def test_online_without_credentials_is_refused_at_once(tmp_path):
     }
     command = [sys.executable, "-c", code, str(tmp_path)]
     started = time.perf_counter()
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=ROOT, env=shell, stdin=subprocess.DEVNULL
-    )
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=shell, stdin=subprocess.DEVNULL)
     assert done.stdout.startswith("W&B has no credentials") and done.stdout.count("\n") == 1, done.stderr
     assert time.perf_counter() - started < 20

@@ -1,0 +1,65 @@
+"""Evaluate the best checkpoint of a run on its validation and test splits.
+
+    python eval.py runs/NAME [--device cpu]
+
+Prints the metrics and the parameter count as text on standard error and as one JSON object on standard output.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from train import build
+from training import checkpoint
+from training.command_line import one_line_errors
+from training.distributed import start_processes
+from training.precision import resolve_precision
+from training.run_directory import CONFIG, read_settings
+
+
+def evaluate(run: Path, device: str) -> dict[str, float | int | str]:
+    """Return the metrics of the best checkpoint on all splits, its step and the parameter count.
+
+    Raises:
+        ValueError: there is no run, or its best checkpoint is missing, corrupt or does not fit.
+    """
+    if not (run / CONFIG).exists():
+        raise ValueError(f"There is no run in {run}: it has no {CONFIG}.")
+    if not (run / checkpoint.BEST).exists():
+        raise ValueError(f"The run {run} has no best checkpoint yet; it is written at the first validation.")
+    settings = read_settings(run)
+    processes = start_processes(device)
+    splits, task = build(settings, processes)
+    best = checkpoint.load(run / checkpoint.BEST)
+    task.main_network.load_state_dict(best["main_network"])
+    precision = resolve_precision(settings["precision"], processes.device)
+    result = {
+        "run": run.name,
+        "step": best["step"],
+        "parameters": sum(parameter.numel() for parameter in task.parameters()),
+    }
+    with torch.autocast(processes.device.type, torch.bfloat16, enabled=precision is torch.bfloat16):
+        for name, split in {"validation": splits.validation, **splits.test}.items():
+            for metric, value in task.evaluate(split.evaluation_batches()).items():
+                result[f"{name}_{metric}"] = value
+    return result
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="the directory of a run, runs/NAME")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    arguments = parser.parse_args()
+    with one_line_errors("eval.py"):
+        result = evaluate(arguments.run, arguments.device)
+    for name, value in result.items():
+        print(f"{name:24s} {value:,}" if isinstance(value, int) else f"{name:24s} {value}", file=sys.stderr)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
