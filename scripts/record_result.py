@@ -1,0 +1,55 @@
+"""Copy what a finished run shows into results/runs/, a few KB for each run.
+
+    python scripts/record_result.py runs/NAME [...] [--to results/runs] [--note "..."]
+
+A record is the run's result.json with its learning curve (validations only) and an optional note, such as what else
+the machine was doing.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout, for its packages
+
+from training.command_line import one_line_errors
+from training.run_directory import METRICS, RESULT
+
+
+def record(run: Path, to: Path, note: str | None) -> Path:
+    """Write the record of one run; return its path.
+
+    Raises:
+        ValueError: the run has not finished, or a different record of its name exists.
+    """
+    if not (run / RESULT).exists():
+        raise ValueError(
+            f"{run} has no {RESULT}: it is not a run or has not finished; resume it with train.py -r {run}."
+        )
+    result = json.loads((run / RESULT).read_text())
+    rows = [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
+    curve = [row for row in rows if any(name.startswith("validation/") for name in row)]
+    content = json.dumps(result | ({"note": note} if note else {}) | {"curve": curve}, indent=1) + "\n"
+    path = to / f"{result['name']}.json"
+    if path.exists() and path.read_text() != content:
+        raise ValueError(f"{path} exists with other content; remove it first if it should be replaced.")
+    to.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    return path
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--to", type=Path, default=Path("results/runs"))
+    parser.add_argument("--note")
+    arguments = parser.parse_args()
+    with one_line_errors("record_result.py"):
+        for run in arguments.runs:
+            print(record(run, arguments.to, arguments.note))
+
+
+if __name__ == "__main__":
+    main()
