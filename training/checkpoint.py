@@ -18,6 +18,11 @@ import torch
 NEWEST = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
 BEST = "best.pt"
+DAMAGED = "checkpoint.damaged.pt"
+
+
+class UnsafeCheckpoint(ValueError):
+    """A whole checkpoint that holds more than data: not an accident, so no other file is tried in its place."""
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object], keep: Path | None = None) -> None:
@@ -53,6 +58,8 @@ def save_checkpoint(directory: Path, state: dict[str, Any]) -> None:
 def load_checkpoint(directory: Path) -> dict[str, Any]:
     """Return the newest complete checkpoint, on the CPU; warn where that is not the newest file.
 
+    The newest file is moved aside then, so that the next save does not put it in the place of the complete one.
+
     Raises:
         ValueError: no checkpoint, none that is complete, or one that is not data alone.
     """
@@ -62,11 +69,14 @@ def load_checkpoint(directory: Path) -> dict[str, Any]:
             continue
         try:
             state = load(path)
+        except UnsafeCheckpoint:
+            raise
         except ValueError as problem:
             problems.append(str(problem))
             continue
         if problems:
             warnings.warn(f"{problems[0]} Continuing from {path} (step {state['step']}) instead.", stacklevel=2)
+            os.replace(directory / NEWEST, directory / DAMAGED)
         return state
     if problems:
         raise ValueError(" ".join(problems))
@@ -77,21 +87,24 @@ def load(path: Path) -> dict[str, Any]:
     """Return what was saved at `path`, on the CPU.
 
     Raises:
-        ValueError: the file is truncated or corrupt (its checksums are verified), or it holds more than tensors and
-            plain values, which could run code when it is loaded.
+        ValueError: the file is truncated or corrupt (its checksums are verified).
+        UnsafeCheckpoint: it holds more than tensors and plain values, which could run code when it is loaded.
         FileNotFoundError: there is no such file.
     """
     try:
         with zipfile.ZipFile(path) as archive:  # torch.load does not compare checksums
-            damaged = archive.testzip()
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"The checkpoint {path} is truncated or not a checkpoint ({error}).") from None
-    if damaged is not None:
-        raise ValueError(f"The checkpoint {path} is corrupt: the checksum of {damaged} is wrong.")
-    try:
+            # torch.save leaves the attributes 0, and torch.load reads nothing where they say "directory".
+            damaged = next((entry.filename for entry in archive.infolist() if entry.external_attr), archive.testzip())
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
         return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
     except pickle.UnpicklingError:
-        raise ValueError(
+        raise UnsafeCheckpoint(
             f"The checkpoint {path} holds more than tensors and plain values and was not loaded, since loading it "
             "could run code; use a checkpoint that this program wrote."
         ) from None
+    except Exception as error:  # both readers raise a dozen kinds, depending on which byte is wrong
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"The checkpoint {path} is truncated, corrupt or not a checkpoint ({reason}).") from None

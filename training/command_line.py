@@ -1,6 +1,7 @@
 """What a user sees of a mistake: one line on standard error and a non-zero exit status."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,8 +10,8 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 
 @contextmanager
@@ -23,8 +24,12 @@ def one_line_errors(program: str) -> Iterator[None]:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors instead of printing them
     try:
         yield
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
     except MissingConfigException as error:
         sys.exit(f"{program}: {_missing_choice(error)}")
+    except MissingMandatoryValue as error:
+        sys.exit(f"{program}: {error.full_key} is not set; set it with {error.full_key}=VALUE.")
     except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"{program}: {' '.join(str(error).split())}")
 
@@ -54,23 +59,34 @@ def check_settings(settings: Mapping[str, Any]) -> None:
 def _compare(settings: Mapping[str, Any], expected: Any, prefix: str) -> None:
     for key, value in settings.items():
         name = prefix + str(key)
+        if OmegaConf.is_missing(expected, key):  # `in` would deny that it is there
+            continue
         if key not in expected:
             raise ValueError(f"There is no setting {name!r}; the settings there are: {', '.join(expected)}.")
-        if OmegaConf.is_missing(expected, key):
-            continue
         default = expected[key]
-        if isinstance(value, Mapping) and default:
+        if isinstance(value, Mapping) and isinstance(default, DictConfig) and default:
             _compare(value, default, name + ".")
         elif not _same_kind(value, default):
             raise ValueError(f"{name} is {value!r}; it must be {_KINDS[type(default)]}, such as {default!r}.")
 
 
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+_KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    ListConfig: "a list",
+    DictConfig: "a mapping",
+}
 
 
 def _same_kind(value: Any, default: Any) -> bool:
-    if type(default) not in _KINDS or value is None:
-        return True  # null, lists and open mappings are checked where they are used
+    if default is None:
+        return True  # checked where it is used
     if isinstance(default, float):
         return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if isinstance(default, ListConfig):
+        return isinstance(value, list) and all(_same_kind(item, next(iter(default), None)) for item in value)
+    if isinstance(default, DictConfig):
+        return isinstance(value, Mapping)
     return type(value) is type(default)

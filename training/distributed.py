@@ -5,11 +5,12 @@ batch do not depend on how many processes there are.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.distributed
-import torch.distributed.nn
 from torch import Tensor, nn
 
 
@@ -48,11 +49,26 @@ class Processes:
             torch.distributed.all_reduce(sums)
         return sums
 
+    def share_buffers(self, module: nn.Module) -> None:
+        """Give every process the first one's buffers, such as the running statistics of batch norm."""
+        if self.world_size > 1:
+            for buffer in module.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""
         if self.world_size == 1:
             return flag
         return bool(self.total(torch.tensor(float(flag), device=self.device)))
+
+    @contextmanager
+    def first_before_others(self) -> Iterator[None]:
+        """Within this context the first process is alone; the others enter it when the first has left it."""
+        if self.world_size > 1 and not self.is_first:
+            torch.distributed.barrier()
+        yield
+        if self.world_size > 1 and self.is_first:
+            torch.distributed.barrier()
 
 
 def start_processes(device: str) -> Processes:
@@ -79,6 +95,22 @@ def start_processes(device: str) -> Processes:
     return Processes(rank, world_size, chosen)
 
 
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum of a tensor over all processes; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(context, own: Tensor) -> Tensor:
+        total = own.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+
 class SynchronisedBatchNorm2d(nn.BatchNorm2d):
     """Batch norm over the global batch of all processes, on any backend (`nn.SyncBatchNorm` needs a GPU).
 
@@ -92,7 +124,7 @@ class SynchronisedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         world_size = torch.distributed.get_world_size()
         own = torch.stack([x.float().mean(dim=(0, 2, 3)), x.float().square().mean(dim=(0, 2, 3))])
-        mean, mean_square = torch.distributed.nn.all_reduce(own) / world_size
+        mean, mean_square = _SumOverProcesses.apply(own) / world_size
         variance = mean_square - mean.square()
         with torch.no_grad():
             count = x.numel() / x.shape[1] * world_size

@@ -58,8 +58,8 @@ class Interrupted(Exception):
 class State:
     """What a step changes besides the main network and the optimizer."""
 
-    carried: Any  # the task's state between batches
     window: Tensor  # sums of loss and gradient norm since the last logged row, float64 [2], on the device
+    carried: Any = None  # the task's state between batches
     step: int = 0  # optimizer steps done
     window_steps: int = 0
     best: dict[str, float] | None = None  # {"step": ..., metric: ...} of the best validation
@@ -71,8 +71,8 @@ class Trainer:
 
     Args:
         task: see training/tasks.py; on its device.
-        splits: has `train.batch(step)`, `train.steps_per_epoch`, `train.batch_size`, and `validation` and the values
-            of `test` with `evaluation_batches()`.
+        splits: has `train.batch(step)`, `train.steps_per_epoch`, `train.examples_per_step` (images, or characters),
+            and `validation` and the values of `test` with `evaluation_batches()`.
         optimizer: over the task's parameters.
         learning_rate: the rate at a step, counted from zero.
         gradient_clip: the largest norm of the whole gradient, or None.
@@ -103,6 +103,9 @@ class Trainer:
     logger: Any
 
     def __post_init__(self) -> None:
+        clip = self.gradient_clip
+        if clip is not None and not (isinstance(clip, (int, float)) and clip > 0):
+            raise ValueError(f"optimizer.gradient_clip is {clip!r}; it must be a number above 0, or null.")
         processes, device = self.processes, self.processes.device
         if processes.world_size > 1 and self.sync_batch_norm:
             self.task = synchronise_batch_norm(self.task, device)
@@ -113,10 +116,7 @@ class Trainer:
             self.objective = torch.compile(self.objective)
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=self.precision is torch.bfloat16)
         self.parameters = list(self.task.parameters())
-        self.state = State(
-            carried=self.task.initial_state(self.splits.train.batch_size // processes.world_size),
-            window=torch.zeros(2, dtype=torch.float64, device=device),
-        )
+        self.state = State(window=torch.zeros(2, dtype=torch.float64, device=device))
 
     def train(self, saved: Mapping[str, Any] | None = None) -> None:
         """Train up to the budget's last step; keep the main network that is best on validation.
@@ -157,9 +157,9 @@ class Trainer:
                 if validate:
                     row |= self._validate()
                 if row and self.processes.is_first:
-                    row = _position(state.step, train_split.steps_per_epoch, train_split.batch_size) | row
+                    row = _position(state.step, train_split.steps_per_epoch, train_split.examples_per_step) | row
                     self.run.append_metrics(row)
-                    speed = train_split.batch_size * (state.step - clock_step) / (time.monotonic() - clock)
+                    speed = train_split.examples_per_step * (state.step - clock_step) / (time.monotonic() - clock)
                     clock, clock_step = time.monotonic(), state.step
                     images = self.task.images() if validate else None
                     self.logger.log({**row, "speed/examples_per_second": speed}, images)
@@ -215,6 +215,7 @@ class Trainer:
     def _validate(self) -> dict[str, float]:
         """Evaluate on the validation split, and keep the main network if it is the best so far."""
         state, metric = self.state, self.task.metric
+        self.processes.share_buffers(self.task)
         with self.autocast:
             values = self.task.evaluate(self.splits.validation.evaluation_batches(), self.processes.total)
         if state.best is None or values[metric] < state.best[metric]:
@@ -227,6 +228,7 @@ class Trainer:
     def _save(self) -> None:
         state = self.state
         carried = self.processes.gather(_to(torch.device("cpu"), state.carried))
+        windows = self.processes.gather(state.window.cpu())
         if not self.processes.is_first:
             return
         saved = {
@@ -234,7 +236,7 @@ class Trainer:
             "main_network": self.task.main_network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "carried": carried,  # one entry a process
-            "window": state.window.cpu(),
+            "window": torch.stack(windows),  # [processes, 2]
             "window_steps": state.window_steps,
             "best": state.best,
             "metrics_size": self.run.metrics_size(),
@@ -253,7 +255,9 @@ class Trainer:
         self.optimizer.load_state_dict(saved["optimizer"])
         own = carried[processes.rank % len(carried)]
         self.state.carried = _to(processes.device, own)
-        self.state.window = saved["window"].to(processes.device)
+        windows = saved["window"].view(-1, 2)
+        same_processes = len(windows) == processes.world_size
+        self.state.window = (windows[processes.rank] if same_processes else windows.mean(dim=0)).to(processes.device)
         for name in ("step", "window_steps", "best"):
             setattr(self.state, name, saved[name])
 
@@ -267,9 +271,9 @@ class Trainer:
             )
 
 
-def _position(step: int, steps_per_epoch: int, batch_size: int) -> dict[str, float]:
+def _position(step: int, steps_per_epoch: int, examples_per_step: int) -> dict[str, float]:
     """The three x axes on which runs are compared."""
-    return {"step": step, "epoch": step / steps_per_epoch, "examples": step * batch_size}
+    return {"step": step, "epoch": step / steps_per_epoch, "examples": step * examples_per_step}
 
 
 def _dropout_seed(seed: int, step: int, rank: int) -> int:

@@ -18,8 +18,10 @@ def build_optimizer(
     loss (training/tasks.py).
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or betas that are not two.
     """
+    if len(betas) != 2:
+        raise ValueError(f"optimizer.betas is {list(betas)}; Adam needs two numbers.")
     if name == "sgd":
         return torch.optim.SGD(parameters, lr=0.0, momentum=momentum, nesterov=momentum > 0)
     if name == "adam":

@@ -29,6 +29,9 @@ def rewrite_resume(arguments: list[str]) -> list[str]:
     Raises:
         ValueError: no run to resume, or -r together with a sweep.
     """
+    arguments = [
+        part for each in arguments for part in (each.split("=", 1) if each.startswith("--resume=") else [each])
+    ]
     flags = [index for index, argument in enumerate(arguments) if argument in ("-r", "--resume")]
     if not flags:
         return arguments

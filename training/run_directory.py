@@ -91,7 +91,7 @@ class RunDirectory:
 
     def metrics(self) -> list[dict[str, Any]]:
         """All rows logged so far."""
-        return [json.loads(line) for line in (self.path / METRICS).read_text().splitlines()]
+        return read_rows(self.path)
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add a row to the metrics; it is on its way to the disk when this returns."""
@@ -130,6 +130,10 @@ class RunDirectory:
             keep = self.path / f"result-{earlier['steps']}-steps.json"
         _write_json(path, result, keep)
 
+    def steps_of_result(self) -> int:
+        """After how many steps the run had its last final result; 0 before there is one."""
+        return read_json(self.path / RESULT, default={"steps": 0})["steps"]
+
     def close(self) -> None:
         """Release the lock, for the next run of the same process."""
         self._metrics.close()
@@ -139,6 +143,11 @@ class RunDirectory:
 def read_settings(run: Path) -> dict[str, Any]:
     """The configuration of a run's last launch, as plain values."""
     return OmegaConf.to_container(OmegaConf.load(run / CONFIG))
+
+
+def read_rows(run: Path) -> list[dict[str, Any]]:
+    """All rows that a run has logged so far."""
+    return [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
 
 
 def read_json(path: Path, default: Any) -> Any:
@@ -152,12 +161,12 @@ def _write_json(path: Path, value: Any, keep: Path | None = None) -> None:
 
 
 def most_recent_run(runs: Path) -> Path:
-    """The run under `runs` that was started or resumed last.
+    """The run under `runs` with a checkpoint that was started or resumed last.
 
     Raises:
         ValueError: there is none.
     """
-    found = [path.parent for path in runs.glob(f"*/{OVERRIDES}")]
+    found = [path.parent for path in runs.glob(f"*/{OVERRIDES}") if any(path.parent.glob("checkpoint*.pt"))]
     if not found:
         raise ValueError(f"There is no run to resume in {runs}/; start one with python train.py.")
     return max(found, key=lambda run: (run / "lock").stat().st_mtime)

@@ -7,12 +7,13 @@ computation of a step, kernel penalty included. The loop knows only what stands 
     main_network               the module whose state is saved
     forward(batch, carried)    -> loss (a scalar), carried state for the next step
     evaluate(batches)          -> {"loss": ..., metric: ...} over a whole split
-    initial_state(batch_size)  -> the carried state of the first step
     images()                   -> {name: picture} to log beside the metrics
 
-The carried state is a tensor, a tuple of tensors, or None for tasks whose batches are independent.
+The carried state is a tensor, a tuple of tensors, or None: before the first step, and for tasks whose batches are
+independent.
 """
 
+import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -20,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hypernets import detach_state
 from training.kernel_images import kernel_image
 
 
@@ -43,12 +45,11 @@ class ImageClassification(nn.Module):
         self.main_network = main_network
         self.kernel_decay = kernel_decay
 
-    def initial_state(self, batch_size: int) -> None:
-        """Image batches are independent: nothing is carried."""
-        return None
-
     def forward(self, batch: tuple[Tensor, Tensor], carried: None) -> tuple[Tensor, None]:
-        """Return the loss of (images [B, C, H, W], labels [B]), cross-entropy in nats plus the penalty."""
+        """Return the loss of (images [B, C, H, W], labels [B]), cross-entropy in nats plus the penalty.
+
+        Image batches are independent: nothing is carried.
+        """
         images, labels = batch
         kernels = self.main_network.kernel_source()
         loss = F.cross_entropy(self.main_network(images, kernels), labels)
@@ -85,3 +86,61 @@ class ImageClassification(nn.Module):
         self.train(was_training)
         loss, errors, examples = total(sums).tolist()
         return {"loss": loss / examples, self.metric: 100 * errors / examples}
+
+
+class CharacterModelling(nn.Module):
+    """Cross-entropy on windows of text whose recurrent state goes from each window to the next (sections 4.3, 4.4).
+
+    Gradients do not: the carried state is detached.
+
+    Args:
+        main_network: a module with `forward(ids, state)` -> logits, state.
+    """
+
+    metric = "bits_per_character"
+
+    def __init__(self, main_network: nn.Module) -> None:
+        super().__init__()
+        self.main_network = main_network
+
+    def forward(
+        self, window: tuple[Tensor, Tensor, bool], carried: tuple[Tensor, ...] | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the mean loss in nats per character, and the state after the window.
+
+        Args:
+            window: ids [T, B], the ids that follow them [T, B], and whether the streams begin here, so that the
+                carried state is to be dropped (data/text.py).
+            carried: the state after the window before.
+        """
+        inputs, targets, is_first = window
+        logits, state = self.main_network(inputs, None if is_first else carried)
+        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten()), detach_state(state)
+
+    def images(self) -> dict[str, np.ndarray]:
+        """Nothing to picture without a text; see scripts/sample_text.py."""
+        return {}
+
+    @torch.no_grad()
+    def evaluate(
+        self,
+        windows: Iterable[tuple[Tensor, Tensor, bool]],
+        total: Callable[[Tensor], Tensor] = lambda sums: sums,
+    ) -> dict[str, float]:
+        """Return {"loss": in nats per character, "bits_per_character": the same in bits} over all windows.
+
+        The state is carried from window to window; targets of -100 are not counted. `total` and the mode of the main
+        network are as for images.
+        """
+        was_training = self.training
+        self.eval()
+        # Loss, characters: on the device until the end, so that no window waits for a transfer.
+        sums = torch.zeros(2, dtype=torch.float64, device=next(self.parameters()).device)
+        state = None
+        for inputs, targets, is_first in windows:
+            logits, state = self.main_network(inputs, None if is_first else state)
+            loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
+            sums += torch.stack([loss.double(), (targets >= 0).sum().double()])
+        self.train(was_training)
+        loss, characters = total(sums).tolist()
+        return {"loss": loss / characters, self.metric: loss / characters / math.log(2)}

@@ -1,0 +1,205 @@
+"""Language models in the training loop: the carried state, the exact evaluation, and runs that go on bitwise."""
+
+import json
+import math
+import signal
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from data.text import EvaluationStreams, TrainingStreams
+from hypernets import LSTM, HyperLSTM
+from models import CharacterModel
+from training.tasks import CharacterModelling
+
+VOCABULARY = "abcdefgh"
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Threads that wait for each other at every tiny operation make a recurrent layer ten times slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def small_task(**dropout):
+    torch.manual_seed(0)
+    make_layer = partial(HyperLSTM, hidden_size=6, hyper_size=4, embedding_size=2)
+    task = CharacterModelling(CharacterModel(make_layer, VOCABULARY, **dropout))
+    with torch.no_grad():  # away from the initial weights, at which the states of all characters are much the same
+        for parameter in task.parameters():
+            parameter.add_(0.5 * torch.randn_like(parameter))
+    return task
+
+
+def random_ids(number):
+    return np.random.default_rng(0).integers(len(VOCABULARY), size=number).astype(np.uint8)
+
+
+def test_loss_in_nats_with_the_state_carried_and_detached():
+    task = small_task()
+    streams = TrainingStreams(random_ids(200), batch_size=2, sequence_length=10)
+    first, second = streams.batch(0), streams.batch(1)
+    loss, carried = task(first, None)
+    next_loss, carried_on = task(second, carried)
+    assert not any(tensor.requires_grad for tensor in (*carried, *carried_on))
+
+    inputs, targets = (torch.cat([first[field], second[field]]) for field in (0, 1))
+    logits, state = task.main_network(inputs)
+    log_likelihood = logits.log_softmax(-1).gather(-1, targets[..., None])
+    torch.testing.assert_close((loss + next_loss) / 2, -log_likelihood.mean())
+    torch.testing.assert_close(carried_on[0], state[0])
+
+
+def test_state_is_zero_at_the_beginning_of_an_epoch():
+    task = small_task()
+    streams = TrainingStreams(random_ids(200), batch_size=2, sequence_length=10)
+    _, carried = task(streams.batch(streams.steps_per_epoch - 1), None)
+    first_step, second_epoch = streams.batch(0), streams.batch(streams.steps_per_epoch)
+    assert torch.equal(task(second_epoch, carried)[0], task(first_step, None)[0])
+    assert not torch.equal(task(streams.batch(1), carried)[0], task(streams.batch(1), None)[0])
+
+
+def test_evaluation_is_that_of_one_sequence():
+    task = small_task(input_dropout=0.5, output_dropout=0.5).train()
+    ids = random_ids(500)
+    values = task.evaluate(EvaluationStreams(ids, window=37).evaluation_batches())
+    assert task.training
+    whole = torch.tensor(ids).long()[:, None]
+    with torch.no_grad():
+        logits, _ = task.eval().main_network(whole[:-1])
+    loss = F.cross_entropy(logits.flatten(0, 1), whole[1:].flatten()).item()
+    assert values["loss"] == pytest.approx(loss, rel=1e-6)
+    assert values["bits_per_character"] == pytest.approx(loss / math.log(2), rel=1e-6)
+
+
+def test_evaluation_in_parallel_streams_comes_near_that_of_one_sequence():
+    task = small_task()
+    ids = random_ids(4000)
+
+    def bits(**settings):
+        return task.evaluate(EvaluationStreams(ids, **settings).evaluation_batches())["bits_per_character"]
+
+    exact = bits()
+    assert bits(streams=16, warm_up=200) == pytest.approx(exact, abs=1e-4)
+    assert bits(streams=16, warm_up=1) != pytest.approx(exact, abs=1e-4)
+
+
+def test_evaluation_adds_up_over_processes():
+    task = small_task()
+    whole = task.evaluate(EvaluationStreams(random_ids(900), streams=5, warm_up=20).evaluation_batches())
+    shares = []
+    for rank in range(7):  # more than there are streams
+        share = EvaluationStreams(random_ids(900), streams=5, warm_up=20, rank=rank, world_size=7)
+        task.evaluate(share.evaluation_batches(), lambda sums: shares.append(sums) or torch.ones_like(sums))
+    loss, characters = sum(shares).tolist()
+    assert characters == 899 and loss / characters == pytest.approx(whole["loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize("make_layer", [LSTM, partial(HyperLSTM, hyper_size=16)])
+def test_learns_a_text_that_the_carried_state_decides(make_layer):
+    # Three characters decide the next. Without a carried state two of the five predictions of a window would be
+    # guesses, 0.28 nats in the mean.
+    torch.manual_seed(0)
+    cycle = np.array([0, 0, 1, 0, 1, 1, 1, 0], dtype=np.uint8)
+    task = CharacterModelling(CharacterModel(partial(make_layer, hidden_size=16), "ab"))
+    streams = TrainingStreams(np.tile(cycle, 100), batch_size=4, sequence_length=5)
+    optimizer = torch.optim.Adam(task.parameters(), 0.02)
+    carried = None
+    for step in range(200):
+        loss, carried = task(streams.batch(step), carried)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.1
+
+
+# Runs
+
+
+def small_run(launcher, path, *overrides):
+    """The command line of a small HyperLSTM run with all kinds of dropout; an epoch has 67 steps."""
+    sizes = ["main_net.hidden_size=12", "hypernet.hyper_size=6", "hypernet.hyper_recurrent_dropout=0.2"]
+    text = [f"dataset.path={path}", "dataset.batch_size=4", "dataset.sequence_length=10", "dataset.warm_up=20"]
+    return [
+        *("main_net=layer_norm_lstm", "hypernet=hyperlstm", "dataset=text", "optimizer=adam_clipped"),
+        *("logger=none", "device=cpu", f"runs={launcher.runs}", "main_net.num_layers=2"),
+        *(*sizes, *text, *overrides),
+    ]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """A text of 3,000 characters."""
+    path = tmp_path_factory.mktemp("text") / "my.txt"
+    path.write_text("".join(np.random.default_rng(0).choice(list("the quick brown fox\n"), 3000)))
+    return path
+
+
+def test_killed_run_goes_on_bitwise(launcher, tmp_path, make_launcher, assert_same, path):
+    # The run ends in its second epoch; checkpoints, validations and rows have no common interval.
+    budget = ("budget.steps=80", "budget.log_every=2", "budget.validate_every=25", "budget.checkpoint_every=7")
+    uninterrupted = make_launcher(tmp_path / "uninterrupted")
+    done = uninterrupted.call(*small_run(uninterrupted, path, *budget))
+    assert done.returncode == 0, done.stderr
+
+    process = launcher.start(*small_run(launcher, path, *budget))
+    launcher.wait_for_rows(process, 16)
+    time.sleep(0.01)
+    process.kill()
+    assert launcher.finish(process).returncode == -signal.SIGKILL
+    killed = torch.load(launcher.only_run() / "checkpoint.pt", weights_only=True)
+    assert 0 < killed["step"] < 80 and killed["step"] % 67 and killed["carried"][0][0].abs().sum() > 0
+    done = launcher.call("-r", f"runs={launcher.runs}")
+    assert done.returncode == 0, done.stderr
+
+    first, second = uninterrupted.only_run(), launcher.only_run()
+    assert (first / "metrics.jsonl").read_bytes() == (second / "metrics.jsonl").read_bytes()
+    for name in ("checkpoint.pt", "best.pt"):
+        assert_same(*(torch.load(run / name, weights_only=True) for run in (first, second)), name)
+    one, other = (json.loads((run / "result.json").read_text()) for run in (first, second))
+    for key in ("steps", "best_step", "validation_bits_per_character", "test_bits_per_character"):
+        assert one[key] == other[key], key
+    assert other["sessions"] == 2 and first.name.startswith("text-layer_norm_lstm_12-hyperlstm-s0-")
+
+
+def test_two_processes_train_as_one(launcher, tmp_path, make_launcher, path):
+    settings = ("main_net.input_dropout=0.0", "main_net.output_dropout=0.0", "main_net.recurrent_dropout=0.0")
+    settings += ("hypernet.hyper_recurrent_dropout=0.0", "precision=float32", "dataset.validation_streams=3")
+    settings += ("budget.steps=6", "budget.log_every=1", "budget.validate_every=3", "budget.checkpoint_every=3")
+    alone = make_launcher(tmp_path / "alone")
+    assert alone.call(*small_run(alone, path, *settings)).returncode == 0
+    done = launcher.run(
+        *("--nproc_per_node=2", "train.py", *small_run(launcher, path, *settings)),
+        program=("-m", "torch.distributed.run"),
+    )
+    assert done.returncode == 0, done.stderr
+    rows, other_rows = (
+        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for run in (alone.only_run(), launcher.only_run())
+    )
+    for row, other in zip(rows, other_rows, strict=True):
+        assert other == pytest.approx(row, rel=1e-4)
+    assert rows[-1]["examples"] == 6 * 40
+    one, other = (json.loads((run / "result.json").read_text()) for run in (alone.only_run(), launcher.only_run()))
+    assert other["test_bits_per_character"] == pytest.approx(one["test_bits_per_character"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (["main_net=lstm", "hypernet=none"], ("'lstm' reads text", "cifar10_sample", "dataset=shakespeare")),
+        (["dataset=shakespeare"], ("'wide_resnet' reads images", "shakespeare", "dataset=cifar10_sample")),
+        (["main_net=lstm"], ("'static' does not fit", "hypernet=hyperlstm")),
+        (["main_net=lstm", "hypernet=none", "dataset=shakespeare", "dataset.batch_size=90000"], ("too few",)),
+    ],
+)
+def test_mistakes_are_one_line(launcher, assert_one_line, overrides, words):
+    assert_one_line(launcher.call("logger=none", f"runs={launcher.runs}", *overrides), *words)
+    assert not launcher.runs.exists() or not any(launcher.runs.iterdir())
