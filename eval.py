@@ -9,8 +9,10 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from train import build
 from training import checkpoint
@@ -20,8 +22,8 @@ from training.precision import resolve_precision
 from training.run_directory import CONFIG, read_settings
 
 
-def evaluate(run: Path, device: str) -> dict[str, float | int | str]:
-    """Return the metrics of the best checkpoint on all splits, its step and the parameter count.
+def load_best(run: Path, device: str) -> tuple[dict[str, Any], Any, nn.Module, int]:
+    """Return a run's settings, its splits, its task with the best main network, and the step that was best.
 
     Raises:
         ValueError: there is no run, or its best checkpoint is missing, corrupt or does not fit.
@@ -31,17 +33,24 @@ def evaluate(run: Path, device: str) -> dict[str, float | int | str]:
     if not (run / checkpoint.BEST).exists():
         raise ValueError(f"The run {run} has no best checkpoint yet; it is written at the first validation.")
     settings = read_settings(run)
-    processes = start_processes(device)
-    splits, task = build(settings, processes)
+    splits, task = build(settings, start_processes(device))
     best = checkpoint.load(run / checkpoint.BEST)
     task.main_network.load_state_dict(best["main_network"])
-    precision = resolve_precision(settings["precision"], processes.device)
-    result = {
-        "run": run.name,
-        "step": best["step"],
-        "parameters": sum(parameter.numel() for parameter in task.parameters()),
-    }
-    with torch.autocast(processes.device.type, torch.bfloat16, enabled=precision is torch.bfloat16):
+    return settings, splits, task, best["step"]
+
+
+def evaluate(run: Path, device_name: str) -> dict[str, float | int | str]:
+    """Return the metrics of the best checkpoint on all splits, its step and the parameter count.
+
+    Raises:
+        ValueError: as `load_best`.
+    """
+    settings, splits, task, step = load_best(run, device_name)
+    parameters = list(task.parameters())
+    result = {"run": run.name, "step": step, "parameters": sum(parameter.numel() for parameter in parameters)}
+    device = parameters[0].device
+    precision = resolve_precision(settings["precision"], device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision is torch.bfloat16):
         for name, split in {"validation": splits.validation, **splits.test}.items():
             for metric, value in task.evaluate(split.evaluation_batches()).items():
                 result[f"{name}_{metric}"] = value

@@ -3,6 +3,7 @@
     python train.py                                              # the default: bundled data, a couple of minutes
     python train.py experiment=table2/hyper_wrn_40_2             # a row of Table 2, the paper's protocol
     python train.py experiment=table2/hyper_wrn_40_1 budget=cpu  # the same in about forty minutes on two cores
+    python train.py main_net=lstm hypernet=hyperlstm dataset=shakespeare  # a language model, on bundled text
     python train.py -r [RUN] [OVERRIDES]                         # resume RUN, or the most recent run
     python train.py -m hypernet=none,static seed=0,1,2           # a sweep
     torchrun --nproc_per_node=2 train.py                         # data parallel, same global batch
@@ -10,6 +11,7 @@
 Everything that a run leaves behind is in runs/NAME/, see training/run_directory.py.
 """
 
+import shlex
 import sys
 from collections.abc import Mapping
 from datetime import datetime
@@ -20,10 +22,12 @@ import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
-from data.build import build_images, load_images
+from data.build import TEXT_SOURCES, build_images, build_text
 from data.images import ImageSplits
-from models import build_image_classifier
+from data.text import TextSplits
+from models import CHARACTER_MODELS, build_character_model, build_image_classifier, check_combination
 from training import checkpoint, loop, provenance
 from training.command_line import check_settings, one_line_errors
 from training.distributed import Processes, start_processes
@@ -33,31 +37,35 @@ from training.precision import resolve_precision
 from training.resume import refuse_changes, rewrite_resume
 from training.run_directory import RunDirectory, read_settings
 from training.schedule import build_schedule
-from training.tasks import ImageClassification
+from training.tasks import CharacterModelling, ImageClassification
 
 
-def build(settings: Mapping[str, Any], processes: Processes) -> tuple[ImageSplits, ImageClassification]:
+def build(settings: Mapping[str, Any], processes: Processes) -> tuple[ImageSplits | TextSplits, nn.Module]:
     """Build the splits, and the task on its device, that the settings of a run describe."""
-    dataset = dict(settings["dataset"])
-    del dataset["name"]  # only for people
-    if processes.world_size > 1:
-        if processes.is_first:
-            load_images(dataset["source"], dataset["root"], dataset["path"])  # one process downloads
-        torch.distributed.barrier()
-    splits = build_images(
-        **dataset,
-        split_seed=settings["split_seed"],
-        seed=settings["seed"],
-        device=processes.device,
-        rank=processes.rank,
-        world_size=processes.world_size,
-    )
+    main_net, hypernet = settings["main_net"], settings["hypernet"]
+    check_combination(main_net["name"], hypernet["name"])
+    dataset = {key: value for key, value in settings["dataset"].items() if key != "name"}  # that is for people
+    dataset |= {"device": processes.device, "rank": processes.rank, "world_size": processes.world_size}
+    reads_text = main_net["name"] in CHARACTER_MODELS
+    if reads_text != (dataset["source"] in TEXT_SOURCES):
+        raise ValueError(
+            f"The main network {main_net['name']!r} reads {'text' if reads_text else 'images'}, but the data set "
+            f"{settings['dataset']['name']!r} holds {'images' if reads_text else 'text'}; choose another dataset, "
+            f"such as dataset={'shakespeare' if reads_text else 'cifar10_sample'}."
+        )
+    with processes.first_before_others():  # so that one process downloads
+        if reads_text:
+            splits = build_text(**dataset)
+        else:
+            splits = build_images(**dataset, split_seed=settings["split_seed"], seed=settings["seed"])
     torch.manual_seed(settings["seed"])
-    main_net = settings["main_net"]
-    network = build_image_classifier(main_net, settings["hypernet"], splits.num_classes, splits.image_shape)
+    if reads_text:
+        task = CharacterModelling(build_character_model(main_net, hypernet, splits.vocabulary))
+    else:
+        network = build_image_classifier(main_net, hypernet, splits.num_classes, splits.image_shape)
+        task = ImageClassification(network, main_net["kernel_decay"])
     memory_format = torch.channels_last if settings["channels_last"] else torch.contiguous_format
-    network = network.to(processes.device, memory_format=memory_format)
-    return splits, ImageClassification(network, main_net["kernel_decay"])
+    return splits, task.to(processes.device, memory_format=memory_format)
 
 
 def train(settings: dict[str, Any], overrides: list[str], resume: Path | None) -> None:
@@ -74,9 +82,18 @@ def train(settings: dict[str, Any], overrides: list[str], resume: Path | None) -
     learning_rate = build_schedule(**settings["schedule"], steps=budget.steps)
 
     run = RunDirectory.reopen(resume) if resume is not None and processes.is_first else None
+    finished = False
     if run is not None:
         refuse_changes(read_settings(run.path), settings)
-        run.note_resume(overrides, OmegaConf.to_yaml(settings))
+        steps_done = run.steps_of_result()
+        finished = steps_done >= budget.steps
+        if finished:
+            print(f"{run.path} is finished, after {steps_done} steps; go on with a longer budget: -r budget.steps=N.")
+            run.close()
+        else:
+            run.note_resume(overrides, OmegaConf.to_yaml(settings))
+    if processes.broadcast(finished):
+        return
     splits, task = build(settings, processes)
     saved = None
     if processes.is_first:
@@ -116,8 +133,11 @@ def train(settings: dict[str, Any], overrides: list[str], resume: Path | None) -
     try:
         trainer.train(saved)
         record_result(trainer, settings, facts)
-    except BaseException:
+    except BaseException as reason:
         logger.finish(exit_code=1)
+        if isinstance(reason, loop.Interrupted) and run is not None:
+            again = f"python train.py -r {shlex.quote(str(run.path))}"
+            print(f"Stopped at step {trainer.state.step} by {reason}; resume with: {again}", file=sys.stderr)
         raise
     logger.finish()
     if run is not None:

@@ -1,19 +1,22 @@
-"""From plain settings to the splits of an image data set."""
+"""From plain settings to the splits of a data set of images or of a text."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from data.images import ImageBatches, ImageSplits, channel_statistics, draw_validation
 from data.sources import ImageArrays, arrays, cifar10, mnist
+from data.text import EvaluationStreams, TextSplits, TrainingStreams
+from data.text_sources import TextArrays, enwik8, ptb_char, text
+
+TEXT_SOURCES = ("ptb_char", "enwik8", "text")
 
 
 def load_images(source: str, root: str | Path, path: str | Path | None = None) -> ImageArrays:
     """Reads "cifar10" or "mnist" (in `root`, downloaded if absent) or "arrays" (the .npz at `path`).
-
-    Of several processes, let the first call this alone before all call `build_images`, so that one downloads.
 
     Raises:
         ValueError: the source is unknown, or what it reads is not as it should be.
@@ -99,12 +102,63 @@ def build_images(
     )
 
 
+def load_text(source: str, root: str | Path, **settings: Any) -> TextArrays:
+    """Reads "ptb_char" or "enwik8" (in `root`) or "text" (the file at `path`, with the settings of `text`).
+
+    Raises:
+        ValueError: the source is unknown, or what it reads is not as it should be.
+        FileNotFoundError: the text is not there and could not be downloaded.
+    """
+    if source == "ptb_char":
+        return ptb_char(root)
+    if source == "enwik8":
+        return enwik8(root)
+    if source == "text":
+        if settings.get("path") is None:
+            raise ValueError('dataset.source is "text", but dataset.path is not set; set it to a text file.')
+        return text(root=root, **settings)
+    raise ValueError(f'dataset.source is "{source}", but must be one of {", ".join(TEXT_SOURCES)} for a text.')
+
+
+def build_text(
+    *,
+    batch_size: int,
+    sequence_length: int,
+    validation_streams: int = 1,
+    test_streams: int = 1,
+    warm_up: int = 1000,
+    device: torch.device | str = "cpu",
+    rank: int = 0,
+    world_size: int = 1,
+    **source: Any,
+) -> TextSplits:
+    """Loads a text and holds its splits on `device`.
+
+    Args:
+        batch_size, sequence_length, rank, world_size: see `TrainingStreams`.
+        validation_streams, test_streams, warm_up: see `EvaluationStreams`.
+        source: the arguments of `load_text`.
+
+    Raises:
+        ValueError: a setting makes no sense, or a file is not as it should be.
+        FileNotFoundError: the text is not there and could not be downloaded.
+    """
+    loaded = load_text(**source)
+    place = {"device": device, "rank": rank, "world_size": world_size}
+    return TextSplits(
+        train=TrainingStreams(loaded.train, batch_size=batch_size, sequence_length=sequence_length, **place),
+        validation=EvaluationStreams(loaded.validation, streams=validation_streams, warm_up=warm_up, **place),
+        test={"test": EvaluationStreams(loaded.test, streams=test_streams, warm_up=warm_up, **place)},
+        vocabulary=loaded.vocabulary,
+    )
+
+
 def _subset(name: str, bounds: Sequence[int], num_test: int) -> slice:
     if name == "test":
         raise ValueError('A test subset is named "test", which is the name of the whole test set; rename it.')
-    if len(bounds) != 2 or not 0 <= bounds[0] < bounds[1] <= num_test:
+    if not isinstance(bounds, Sequence) or len(bounds) != 2 or not 0 <= bounds[0] < bounds[1] <= num_test:
         raise ValueError(
-            f'Test subset "{name}" is {list(bounds)}, but must be [start, stop] with '
+            f'Test subset "{name}" is {bounds}, but must be [start, stop] with '
             f"0 <= start < stop <= {num_test}, the number of test images."
         )
     return slice(bounds[0], bounds[1])

@@ -80,6 +80,7 @@ class ImageBatches:
         num_examples: examples in the split, over all ranks.
         batch_size: as given.
         steps_per_epoch: full batches in an epoch; 0 for a split that is only evaluated.
+        examples_per_step: `batch_size`, by the name that the training loop knows.
         image_shape: (C, H, W).
 
     Raises:
@@ -127,7 +128,7 @@ class ImageBatches:
         _require_seed("seed", seed)
 
         self.num_examples = len(images)
-        self.batch_size = batch_size
+        self.batch_size = self.examples_per_step = batch_size
         self.steps_per_epoch = 0 if batch_size is None else self.num_examples // batch_size
         _, height, width, channels = images.shape
         self.image_shape = (channels, height, width)
@@ -244,5 +245,5 @@ class ImageSplits:
 
 
 def _require_seed(name: str, seed: int) -> None:
-    if seed < 0:
-        raise ValueError(f"{name} is {seed}, but must be 0 or more.")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"{name} is {seed}, but must be at least 0 and below 2**32.")

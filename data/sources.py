@@ -92,11 +92,12 @@ def _require_files(
     title: str, dataset: type, root: Path, extracted: dict[Path, str], archives: dict[Path, str]
 ) -> None:
     """Verifies what is there of a public set, and downloads it to `root` if `extracted` is not complete."""
-    _require_md5(title, extracted)
+    remedy = f"move it away to have {title} downloaded again, or put a good copy in its place"
+    require_md5(extracted, remedy)
     if all(path.is_file() for path in extracted):
         return
     # Before the download, because torchvision would write over an archive whose checksum is wrong.
-    _require_md5(title, archives)
+    require_md5(archives, remedy)
     try:
         dataset(root, download=True)
     except (OSError, HTTPException, RuntimeError) as error:  # URLError is an OSError
@@ -107,17 +108,14 @@ def _require_files(
             "set dataset.root or HYPERNETS_DATA to a folder that holds the set, "
             "or use the bundled sample data/cifar10_sample.npz."
         ) from error
-    _require_md5(title, extracted)
+    require_md5(extracted, remedy)
 
 
-def _require_md5(title: str, files: dict[Path, str]) -> None:
+def require_md5(files: dict[Path, str], remedy: str) -> None:
     """Raises ValueError for the first of `files` that exists with another MD5 than the one given."""
     for path, expected in files.items():
         if path.is_file() and (found := calculate_md5(path)) != expected:
-            raise ValueError(
-                f"{path} is corrupt or incomplete: its MD5 is {found}, expected {expected}; "
-                f"move it away to have {title} downloaded again, or put a good copy in its place."
-            )
+            raise ValueError(f"{path} is corrupt or incomplete: its MD5 is {found}, expected {expected}; {remedy}.")
 
 
 def arrays(path: str | Path, root: str | Path | None = None) -> ImageArrays:
@@ -135,7 +133,7 @@ def arrays(path: str | Path, root: str | Path | None = None) -> ImageArrays:
         FileNotFoundError: there is no such file.
         ValueError: the file is not as above; the message names the file and the array.
     """
-    path = _locate(path, root)
+    path = locate(path, root, "an .npz with x_train, y_train, x_test and y_test")
     found = _read_npz(path)
     required = ["x_train", "y_train", "x_test", "y_test"]
     if "x_validation" in found or "y_validation" in found:
@@ -181,7 +179,12 @@ def arrays(path: str | Path, root: str | Path | None = None) -> ImageArrays:
     )
 
 
-def _locate(path: str | Path, root: str | Path | None) -> Path:
+def locate(path: str | Path, root: str | Path | None, expected: str) -> Path:
+    """The file `path` as it is given or, if that is relative, from `root`.
+
+    Raises:
+        FileNotFoundError: there is neither; the message says to set dataset.path to what is `expected`.
+    """
     path = Path(path).expanduser()
     tried = [path]
     if root is not None and not path.is_absolute():
@@ -191,7 +194,7 @@ def _locate(path: str | Path, root: str | Path | None) -> Path:
             return candidate
     raise FileNotFoundError(
         f"There is no file {' and no file '.join(str(candidate) for candidate in tried)}: "
-        "set dataset.path to an .npz with x_train, y_train, x_test and y_test."
+        f"set dataset.path to {expected}."
     )
 
 

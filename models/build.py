@@ -6,15 +6,21 @@ from typing import Any
 
 from torch import nn
 
-from hypernets import LearnedKernels, StaticHypernetwork
+from hypernets import LSTM, HyperLSTM, HyperRNN, LearnedKernels, StaticHypernetwork
+from models.character_model import CharacterModel
 from models.mnist_convnet import MNISTConvnet
 from models.wide_resnet import WideResNet
 
 # The hypernetworks that can generate or scale the weights of each main network.
-HYPERNETWORKS_OF = {
+IMAGE_CLASSIFIERS = {
     "wide_resnet": ("none", "static"),
     "mnist_convnet": ("none", "static"),
 }
+CHARACTER_MODELS = {
+    "lstm": ("none", "hyperlstm"),
+    "rnn": ("hyperrnn",),
+}
+HYPERNETWORKS_OF = IMAGE_CLASSIFIERS | CHARACTER_MODELS
 
 
 def build_image_classifier(
@@ -36,6 +42,8 @@ def build_image_classifier(
     if hypernet["name"] == "none":
         kernel_source = LearnedKernels
     else:
+        if len(sizes["basic_channels"]) != 2:
+            raise ValueError(f"hypernet.basic_channels is {sizes['basic_channels']}; it must be [N_in, N_out].")
         sizes["basic_channels"] = tuple(sizes["basic_channels"])
         kernel_source = partial(StaticHypernetwork, **sizes)
     channels, height, width = image_shape
@@ -47,6 +55,25 @@ def build_image_classifier(
             )
         return MNISTConvnet(kernel_source, num_classes, channels)
     return WideResNet(kernel_source, main_net["depth"], main_net["width"], num_classes, channels)
+
+
+def build_character_model(main_net: Mapping[str, Any], hypernet: Mapping[str, Any], vocabulary: str) -> CharacterModel:
+    """Build a character model with the recurrent layer that the two configurations describe.
+
+    Args:
+        main_net: `name`, and the settings of `CharacterModel` and of the recurrent layer's main network.
+        hypernet: `name`, and the settings of the recurrent layer's hypernetwork.
+        vocabulary: the characters of the text.
+
+    Raises:
+        ValueError: an unknown name, a hypernetwork that does not fit the main network, or a setting that makes no
+            sense.
+    """
+    check_combination(main_net["name"], hypernet["name"])
+    layer_type = {"none": LSTM, "hyperlstm": HyperLSTM, "hyperrnn": HyperRNN}[hypernet["name"]]
+    dropout = {key: main_net[key] for key in ("input_dropout", "output_dropout")}
+    sizes = {key: value for key, value in {**main_net, **hypernet}.items() if key not in ("name", "label", *dropout)}
+    return CharacterModel(partial(layer_type, **sizes), vocabulary, **dropout)
 
 
 def check_combination(main_net: str, hypernet: str) -> None:

@@ -1,0 +1,91 @@
+"""The character-level language model of sections 4.3 and 4.4: a recurrent layer between one-hot input and softmax."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class CharacterModel(nn.Module):
+    """Predicts each character of a text from those before it.
+
+    The symbols have no learned embedding: the layer reads one-hot vectors, as the printed parameter counts require.
+    They reach it as token ids, except where input dropout scales them. Dropout of a one-hot vector leaves nothing of
+    the symbol or all of it, divided by the probability of keeping it.
+
+    The vocabulary is part of the state, so that a saved model can be sampled from without its data set.
+
+    Args:
+        make_recurrent_layer: makes the layer from its input size; it reads token ids [T, B] as well as vectors
+            [T, B, input size], and otherwise has the interface of `torch.nn.LSTM`: `hypernets.LSTM`, or
+            `hypernets.HyperLSTM`.
+        vocabulary: the characters that the ids 0, 1, ... stand for.
+        input_dropout, output_dropout: probability of dropping a symbol of the input, and a unit of the layer's output.
+            One minus the keep probabilities that the paper gives.
+
+    Raises:
+        ValueError: a dropout outside [0, 1).
+    """
+
+    def __init__(
+        self,
+        make_recurrent_layer: Callable[[int], nn.Module],
+        vocabulary: str,
+        input_dropout: float = 0.0,
+        output_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        for name, probability in (("input_dropout", input_dropout), ("output_dropout", output_dropout)):
+            if not 0 <= probability < 1:
+                raise ValueError(
+                    f"{name} is {probability}; it is the probability of dropping, at least 0 and below 1 "
+                    "(one minus the keep probability that the paper gives)."
+                )
+        self.input_dropout = input_dropout
+        self.output_dropout = output_dropout
+        self.recurrent_layer = make_recurrent_layer(len(vocabulary))
+        self.output = nn.Linear(self.recurrent_layer.hidden_size, len(vocabulary))
+        nn.init.orthogonal_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+        self.register_buffer("code_points", torch.tensor([ord(character) for character in vocabulary]))
+
+    @property
+    def vocabulary(self) -> str:
+        """The characters that the ids 0, 1, ... stand for."""
+        return _characters(self.code_points)
+
+    def forward(self, ids: Tensor, state: tuple[Tensor, ...] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Predict the characters that follow.
+
+        Args:
+            ids: integers [T, B].
+            state: of the recurrent layer before the first of them; zero if not given.
+
+        Returns:
+            Logits [T, B, vocabulary], and the state of the recurrent layer after the last character.
+        """
+        output, state = self.recurrent_layer(self._dropped(ids), state)
+        return self.output(F.dropout(output, self.output_dropout, self.training)), state
+
+    def _dropped(self, ids: Tensor) -> Tensor:
+        if not self.training or self.input_dropout == 0:
+            return ids
+        # As fast as looking columns up, in both directions: the vocabulary is small beside the layer.
+        kept = F.dropout(self.output.weight.new_ones(ids.shape), self.input_dropout)
+        return F.one_hot(ids, self.output.out_features) * kept[..., None]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        # Two texts may well have vocabularies of one size, and nothing else would show that the ids differ.
+        saved = state_dict.get(prefix + "code_points")
+        if saved is not None and not torch.equal(saved.cpu(), self.code_points.cpu()):
+            raise ValueError(
+                f"The saved model knows the {len(saved)} characters {_characters(saved)!r}, but this text has the "
+                f"{len(self.code_points)} characters {self.vocabulary!r}; use the text that it was trained on."
+            )
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+
+def _characters(code_points: Tensor) -> str:
+    return "".join(map(chr, code_points.tolist()))

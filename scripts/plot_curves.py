@@ -1,0 +1,68 @@
+"""The curves of several runs in one picture (Figure 6).
+
+    python scripts/plot_curves.py runs/A runs/B ... --output curves.png
+    python scripts/plot_curves.py runs/A runs/B --metric train/loss --axis examples
+
+By default the validation metric: bits per character, or the error.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout, for its packages
+
+from training.command_line import one_line_errors
+from training.run_directory import METRICS, read_rows
+
+
+def curve(run: Path, axis: str, metric: str | None) -> tuple[list[float], list[float], str]:
+    """The places on the axis and the values of a run's metric, and the metric's name.
+
+    Args:
+        run: the run's directory.
+        axis: step, epoch or examples.
+        metric: a key of metrics.jsonl; None for the validation metric that is not the loss.
+
+    Raises:
+        ValueError: there is no run, or it has not logged the metric.
+    """
+    if not (run / METRICS).exists():
+        raise ValueError(f"There is no run in {run}: it has no {METRICS}.")
+    rows = read_rows(run)
+    logged = sorted({key for row in rows for key in row})
+    chosen = [key for key in logged if key.startswith("validation/") and key != "validation/loss"]
+    metric = metric or (chosen[0] if chosen else "validation/...")
+    if metric not in logged:
+        raise ValueError(f"The run {run} has not logged {metric}; it has {', '.join(logged) or 'no rows yet'}.")
+    kept = [row for row in rows if metric in row]
+    return [row[axis] for row in kept], [row[metric] for row in kept], metric
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", help="the directories of runs, runs/NAME")
+    parser.add_argument("--output", type=Path, default=Path("curves.png"))
+    parser.add_argument("--metric", help="a key of metrics.jsonl, such as train/loss")
+    parser.add_argument("--axis", choices=("step", "epoch", "examples"), default="step")
+    arguments = parser.parse_args()
+    with one_line_errors("plot_curves.py"):
+        curves = [curve(run, arguments.axis, arguments.metric) for run in arguments.runs]
+        names = {name for _, _, name in curves}
+        if len(names) > 1:
+            raise ValueError(f"The runs have different metrics, {', '.join(sorted(names))}; choose one with --metric.")
+    figure, axes = plt.subplots(figsize=(8, 5))
+    for run, (places, values, _) in zip(arguments.runs, curves, strict=True):
+        axes.plot(places, values, label=run.name, marker="." if len(places) < 50 else None)
+    axes.set(xlabel=arguments.axis, ylabel=names.pop().replace("_", " "))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(arguments.output, dpi=150)
+
+
+if __name__ == "__main__":
+    main()

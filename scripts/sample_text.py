@@ -1,0 +1,173 @@
+"""Let a trained character model write, and show where its hypernetwork changes its weights (Figure 4).
+
+    python scripts/sample_text.py runs/NAME --prompt "The " --length 500 --temperature 0.8
+    python scripts/sample_text.py runs/NAME --figure sample.png --html sample.html
+
+Needs the run alone, not its data set. The figure and the page show the text with four bars under every character: how
+much the row scales d_h of the gates i, g, f and o changed when it was read, darker for more.
+"""
+
+import argparse
+import html
+import sys
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.patches import Rectangle
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout, for its packages
+
+from data.text_sources import encode, readable, spelled
+from models import CharacterModel, build_character_model
+from training import checkpoint
+from training.command_line import one_line_errors
+from training.run_directory import CONFIG, read_settings
+
+GATES = "igfo"
+COLOURS = matplotlib.colormaps["Blues"]
+CHARACTERS_A_LINE = 80
+
+
+def load_model(run: Path) -> CharacterModel:
+    """The best character model of a run, in evaluation mode on the CPU.
+
+    Raises:
+        ValueError: there is no run, or it is not one of a character model that has been validated.
+    """
+    if not (run / CONFIG).exists() or not (run / checkpoint.BEST).exists():
+        raise ValueError(f"There is no run with a best checkpoint in {run}; it is written at the first validation.")
+    settings, saved = read_settings(run), checkpoint.load(run / checkpoint.BEST)["main_network"]
+    if "code_points" not in saved:
+        raise ValueError(f"The run {run} is of {settings['main_net']['name']!r}, which does not write text.")
+    vocabulary = "".join(map(chr, saved["code_points"].tolist()))
+    model = build_character_model(settings["main_net"], settings["hypernet"], vocabulary)
+    model.load_state_dict(saved)
+    return model.eval()
+
+
+@torch.no_grad()
+def sample(
+    model: CharacterModel, prompt: str, length: int, temperature: float, seed: int = 0
+) -> tuple[str, Tensor | None]:
+    """Write a text that begins with a prompt.
+
+    Args:
+        model: in evaluation mode.
+        prompt: at least one character.
+        length: characters to write after the prompt.
+        temperature: logits are divided by it; at 0 each character is the most likely one.
+        seed: of the draws.
+
+    Returns:
+        The text, prompt included, as the vocabulary spells it; and for a HyperLSTM the norm of the change of each
+        gate's row scales d_h when each character was read, in the topmost layer, [characters, 4], zero for the first.
+
+    Raises:
+        ValueError: an empty prompt, one with a character that the model does not know, or a negative temperature.
+    """
+    if not prompt or length < 0 or temperature < 0:
+        raise ValueError(
+            f"prompt is {prompt!r}, length {length} and temperature {temperature}; the prompt needs at least one "
+            "character, and neither of the others may be negative."
+        )
+    vocabulary = model.vocabulary
+    ids = torch.tensor(encode(spelled(prompt, vocabulary), vocabulary, "the prompt")).long().tolist()
+    generator = torch.Generator().manual_seed(seed)
+    cell = model.recurrent_layer.cells[-1]
+    end, state, scales = len(ids) + length, None, []
+    for position in range(end):
+        logits, state = model(torch.tensor([[ids[position]]]), state)
+        if hasattr(cell, "row_scales"):
+            scales.append(row_scales(cell, state.hyper_h[-1]))
+        if len(ids) == position + 1 < end:
+            probabilities = (logits[0, 0] / max(temperature, 1e-6)).softmax(-1)
+            ids.append(int(torch.multinomial(probabilities, 1, generator=generator)))
+    text = "".join(vocabulary[index] for index in ids)
+    if not scales:
+        return text, None
+    changes = torch.stack(scales).diff(dim=0).norm(dim=-1)  # [characters - 1, 4]
+    return text, torch.cat([torch.zeros(1, len(GATES)), changes])
+
+
+def row_scales(cell: nn.Module, hyper_h: Tensor) -> Tensor:
+    """The scales d_h of the rows of each gate's W_h [4, H], from the hyper cell's output [1, H^] (Eq. 11-12)."""
+    d_h, _, _ = cell.row_scales(*cell.embeddings(hyper_h))
+    return d_h.unflatten(-1, (len(GATES), -1))[0]
+
+
+def shades(changes: Tensor) -> list[list[str]]:
+    """A colour, #rrggbb, for each change [characters, 4]: white for none, the darkest for the gate's largest."""
+    share = changes / changes.max(dim=0).values.clamp_min(torch.finfo(torch.float32).tiny)
+    return [[matplotlib.colors.to_hex(COLOURS(value)) for value in row] for row in share.tolist()]
+
+
+def visible(character: str) -> str:
+    """A character as it can be shown alone."""
+    return "\N{RETURN SYMBOL}" if character == "\n" else character if character.isprintable() else "\N{MIDDLE DOT}"
+
+
+def draw(text: str, changes: Tensor, path: Path) -> None:
+    """Write Figure 4 for a text and the changes of its row scales [characters, 4] to a picture file."""
+    lines = -(-len(text) // CHARACTERS_A_LINE)
+    figure, axes = plt.subplots(figsize=(12, 0.15 + 0.5 * lines))
+    for position, (character, colours) in enumerate(zip(text, shades(changes), strict=True)):
+        line, column = divmod(position, CHARACTERS_A_LINE)
+        axes.text(column + 0.5, 3 * line + 0.5, visible(character), ha="center", va="center", family="monospace")
+        for gate, colour in enumerate(colours):
+            axes.add_patch(Rectangle((column, 3 * line + 1.1 + 0.4 * gate), 0.95, 0.38, color=colour, linewidth=0))
+    for line in range(lines):
+        for gate, name in enumerate(GATES):
+            axes.text(-0.3, 3 * line + 1.3 + 0.4 * gate, name, ha="right", va="center", fontsize=5)
+    axes.set(xlim=(-1, CHARACTERS_A_LINE), ylim=(3 * lines, 0))
+    axes.axis("off")
+    figure.savefig(path, dpi=150, bbox_inches="tight")
+    plt.close(figure)
+
+
+def page(text: str, changes: Tensor) -> str:
+    """The same as an HTML page."""
+    cells = []
+    for character, colours in zip(text, shades(changes), strict=True):
+        bars = "".join(f'<i style="background:{colour}"></i>' for colour in colours)
+        cells.append(f"<span>{html.escape(visible(character))}{bars}</span>" + "<br>" * (character == "\n"))
+    style = (
+        "body{font:16px/1 monospace}span{display:inline-block;width:1ch;margin-bottom:8px;white-space:pre}"
+        "i{display:block;height:4px}"
+    )
+    title = "Change of the row scales of the gates i, g, f, o (from above), darker for more"
+    return f'<!DOCTYPE html><meta charset="utf-8"><title>{title}</title><style>{style}</style><p>{title}</p>' + "".join(
+        cells
+    )
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="the directory of a run, runs/NAME")
+    parser.add_argument("--prompt", default="The ", help="what the text begins with")
+    parser.add_argument("--length", type=int, default=500, help="characters to write")
+    parser.add_argument("--temperature", type=float, default=0.8, help="0 for the most likely characters")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--figure", type=Path, help="a picture of the text and its row scales, .png, .pdf or .svg")
+    parser.add_argument("--html", type=Path, help="the same as a page")
+    arguments = parser.parse_args()
+    with one_line_errors("sample_text.py"):
+        model = load_model(arguments.run)
+        text, changes = sample(model, arguments.prompt, arguments.length, arguments.temperature, arguments.seed)
+        print(readable(text))
+        if (arguments.figure or arguments.html) and changes is None:
+            raise ValueError(
+                f"The network of {arguments.run} has no hypernetwork with row scales to show; "
+                "leave out --figure and --html, or choose a run with hypernet=hyperlstm."
+            )
+        if arguments.figure:
+            draw(text, changes, arguments.figure)
+        if arguments.html:
+            arguments.html.write_text(page(text, changes), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

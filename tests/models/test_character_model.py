@@ -1,0 +1,164 @@
+"""The character model: one-hot input, dropout, the vocabulary it keeps, and the configurations that describe it."""
+
+from functools import partial
+from pathlib import Path
+
+import hydra
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from hypernets import LSTM, HyperLSTM, HyperRNN
+from models import CharacterModel, build_character_model, check_combination
+
+CONFIGS = str(Path(__file__).resolve().parents[2] / "configs")
+VOCABULARY = "\n abcde"
+LAYERS = [
+    partial(LSTM, hidden_size=5, num_layers=2),
+    partial(HyperLSTM, hidden_size=5, hyper_size=3, embedding_size=2),
+    partial(HyperRNN, hidden_size=5, hyper_size=3, embedding_size=2),
+]
+
+
+class Recorder(nn.Module):
+    """A layer that keeps what it was given and returns ones."""
+
+    hidden_size = 6
+
+    def __init__(self, input_size):
+        super().__init__()
+
+    def forward(self, input, state=None):
+        self.input = input
+        return torch.ones(*input.shape[:2], self.hidden_size), state
+
+
+@pytest.mark.parametrize("make_layer", LAYERS)
+def test_logits_and_carried_state(make_layer):
+    torch.manual_seed(0)
+    model = CharacterModel(make_layer, VOCABULARY)
+    ids = torch.randint(len(VOCABULARY), (6, 3))
+    logits, state = model(ids)
+    one_hot = F.one_hot(ids, len(VOCABULARY)).float()
+    torch.testing.assert_close(logits, model.output(model.recurrent_layer(one_hot)[0]))
+    first, middle = model(ids[:4])
+    second, last = model(ids[4:], tuple(middle))
+    torch.testing.assert_close(torch.cat([first, second]), logits)
+    for one, other in zip(last, state, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_input_dropout_drops_whole_symbols_and_scales_the_rest():
+    model = CharacterModel(Recorder, VOCABULARY, input_dropout=0.25)
+    ids = torch.randint(len(VOCABULARY), (50, 40))
+    model.eval()(ids)
+    assert torch.equal(model.recurrent_layer.input, ids)
+    model.train()(ids)
+    given = model.recurrent_layer.input
+    assert given.shape == (50, 40, len(VOCABULARY))
+    dropped = given.sum(-1) == 0
+    assert 0.2 < dropped.float().mean() < 0.3
+    expected = F.one_hot(ids, len(VOCABULARY)) / 0.75 * ~dropped[..., None]
+    torch.testing.assert_close(given, expected)
+
+
+def test_output_dropout_in_training_only():
+    model = CharacterModel(Recorder, VOCABULARY, output_dropout=0.5)
+    ids = torch.zeros(20, 10, dtype=torch.int64)
+    assert model.eval()(ids)[0].unique(dim=0).shape[0] == 1
+    assert model.train()(ids)[0].unique(dim=0).shape[0] == 20
+    assert torch.equal(model.recurrent_layer.input, ids)  # not dense without input dropout
+
+
+@pytest.mark.parametrize("name", ["input_dropout", "output_dropout"])
+def test_keep_probability_given_as_dropout(name):
+    with pytest.raises(ValueError, match=f"{name} is 1.0.*keep"):
+        CharacterModel(Recorder, VOCABULARY, **{name: 1.0})
+
+
+def test_vocabulary_is_saved_and_another_one_refused():
+    make_layer = LAYERS[0]
+    model = CharacterModel(make_layer, "abé\udcc3")
+    assert model.vocabulary == "abé\udcc3"
+    saved = model.state_dict()
+    CharacterModel(make_layer, "abé\udcc3").load_state_dict(saved)
+    for other in ("abcd", "abcde"):
+        with pytest.raises(ValueError, match=f"{other!r}; use the text that it was trained on"):
+            CharacterModel(make_layer, other).load_state_dict(saved)
+
+
+# Configurations
+
+
+def composed(*overrides):
+    with hydra.initialize_config_dir(CONFIGS, version_base="1.3"):
+        return hydra.compose("train", list(overrides))
+
+
+def built(settings, vocabulary_size):
+    with torch.device("meta"):
+        model = build_character_model(settings.main_net, settings.hypernet, "".join(map(chr, range(vocabulary_size))))
+    return model, sum(parameter.numel() for parameter in model.parameters())
+
+
+# Experiment: parameters, drop probabilities (input, output, recurrent, hyper recurrent), layer norm.
+ROWS = {
+    "table3/lstm_1000": (4_254_050, (0.1, 0.1, 0.1), False),
+    "table3/lstm_1250": (6_567_550, (0.1, 0.1, 0.1), False),
+    "table3/2_layer_lstm_1000": (12_258_050, (0.1, 0.1, 0.1), False),
+    "table3/layer_norm_lstm_1000": (4_264_050, (0.1, 0.1, 0.1), True),
+    "table3/hyperlstm_1000": (4_911_874, (0.1, 0.1, 0.1, 0.0), False),
+    "table3/layer_norm_hyperlstm_1000": (4_923_154, (0.1, 0.1, 0.1, 0.0), True),
+    "table3/layer_norm_hyperlstm_1000_large_embedding": (5_085_682, (0.15, 0.15, 0.15, 0.0), True),
+    "table3/2_layer_layer_norm_hyperlstm_1000": (14_407_714, (0.2, 0.2, 0.2, 0.0), True),
+    "table4/lstm_1800": (14_812_405, (0.0, 0.0, 0.0), False),
+    "table4/lstm_2000": (18_058_205, (0.0, 0.0, 0.0), False),
+    "table4/layer_norm_lstm_1800": (14_830_405, (0.0, 0.0, 0.1), True),
+    "table4/hyperlstm_1800": (18_708_213, (0.0, 0.0, 0.1, 0.0), False),
+    "table4/layer_norm_hyperlstm_1800": (18_728_773, (0.0, 0.0, 0.1, 0.0), True),
+    "table4/layer_norm_hyperlstm_2048": (26_541_773, (0.0, 0.0, 0.15, 0.15), True),
+}
+
+
+@pytest.mark.parametrize("experiment", ROWS)
+def test_experiments_are_the_papers_networks_and_protocol(experiment):
+    parameters, dropout, layer_norm = ROWS[experiment]
+    settings = composed(f"experiment={experiment}")
+    is_enwik8 = experiment.startswith("table4")
+    model, counted = built(settings, 205 if is_enwik8 else 50)
+    assert counted == parameters
+    cell = model.recurrent_layer.cells[-1]
+    hyper = (cell.hyper_cell.recurrent_dropout,) if hasattr(cell, "hyper_cell") else ()
+    assert (model.input_dropout, model.output_dropout, cell.recurrent_dropout, *hyper) == dropout
+    assert cell.layer_norm is layer_norm
+    length = 300 if "2048" in experiment else 250 if is_enwik8 else 100
+    assert (settings.table, settings.dataset.batch_size) == (experiment[:6], 128)
+    assert settings.dataset.sequence_length == length
+    assert (settings.optimizer.name, settings.optimizer.gradient_clip) == ("adam", 1.0)
+    assert dict(settings.schedule) == {"name": "constant", "rate": 0.001}
+    assert settings.main_net.label.endswith(f"_{model.recurrent_layer.hidden_size}")
+
+
+@pytest.mark.parametrize("experiment", ["table3/layer_norm_hyperlstm_1000", "table4/lstm_2000"])
+def test_smaller_budget_has_a_smaller_network_of_another_name(experiment):
+    settings = composed(f"experiment={experiment}", "budget=cpu")
+    model, counted = built(settings, 50)
+    assert model.recurrent_layer.hidden_size < 400 and counted < 1_000_000
+    assert settings.main_net.label.endswith(f"_{model.recurrent_layer.hidden_size}")
+    assert settings.budget.steps < 10_000
+
+
+def test_hyperrnn_from_its_configuration():
+    settings = composed("main_net=rnn", "hypernet=hyperrnn", "hypernet.form=full", "main_net.hidden_size=8")
+    model, _ = built(settings, 50)
+    assert isinstance(model.recurrent_layer, HyperRNN) and model.recurrent_layer.hidden_size == 8
+
+
+@pytest.mark.parametrize(
+    "main_net, hypernet, choice",
+    [("lstm", "static", "hyperlstm"), ("wide_resnet", "hyperlstm", "static"), ("rnn", "none", "hyperrnn")],
+)
+def test_combinations_that_make_no_sense(main_net, hypernet, choice):
+    with pytest.raises(ValueError, match=f"{hypernet!r} does not fit .*{main_net!r}; choose hypernet=.*{choice}"):
+        check_combination(main_net, hypernet)
