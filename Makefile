@@ -1,4 +1,4 @@
-# make train    install what is needed into .venv, then train on the bundled data
+# make train    install what is needed into .venv, then train four small networks on the bundled data
 # make test     the same installation, then lint and the fast tests; make test-all adds the slow ones
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python
 .PHONY: train test test-all lint clean
 
 train: $(VENV)/installed
-	$(RUN) train.py
+	$(RUN) scripts/first_results.py
 
 test: lint
 	$(RUN) -m pytest -m "not slow"

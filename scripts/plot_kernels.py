@@ -16,19 +16,20 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout, for its packages
 
-from train import build
-from training import checkpoint
+from eval import load_best
 from training.command_line import one_line_errors
-from training.distributed import start_processes
 from training.kernel_images import kernel_image
-from training.run_directory import read_settings
 
 
 def best_kernels(run: Path) -> tuple[str, list[Tensor]]:
-    """The title of a run and the kernels of its best checkpoint."""
-    settings = read_settings(run)
-    _, task = build(settings, start_processes("cpu"))
-    task.main_network.load_state_dict(checkpoint.load(run / checkpoint.BEST)["main_network"])
+    """The title of a run and the kernels of its best checkpoint.
+
+    Raises:
+        ValueError: as `load_best`, or the run's network has no kernels.
+    """
+    settings, _, task, _ = load_best(run, "cpu")
+    if not hasattr(task.main_network, "kernel_source"):
+        raise ValueError(f"The run {run} is of {settings['main_net']['name']!r}, which has no kernels.")
     with torch.no_grad():
         kernels = task.main_network.kernel_source()
     origin = "learned" if settings["hypernet"]["name"] == "none" else "generated"
