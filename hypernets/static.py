@@ -27,7 +27,7 @@ class StaticHypernetwork(nn.Module):
 
     A kernel with more channels than the basic kernel is tiled from (c_out / N_out) x (c_in / N_in) basic kernels,
     each with an embedding of its own (Eq. 3). The projections are shared by every kernel of every layer, so one
-    forward pass generates all kernels with two matrix products, however deep the main network is.
+    forward pass generates all kernels with a few matrix products, however deep the main network is.
 
     In evaluation mode without gradients the kernels are generated once and kept until a parameter changes, since the
     embeddings are constants then (section 3.1); inference costs what it costs with learned kernels.
@@ -69,7 +69,7 @@ class StaticHypernetwork(nn.Module):
         num_basic_kernels = sum(rows * columns for rows, columns in self.tiles)
 
         self.embeddings = nn.Parameter(torch.empty(num_basic_kernels, embedding_size))
-        # W_i is first_weight[:, i, :]. The input slice lies inside d so that the second product writes whole kernels.
+        # W_i is first_weight[:, i, :]: with d outermost, one product with W_out serves all slices.
         self.first_weight = nn.Parameter(torch.empty(projection_size, n_in, embedding_size))
         self.first_bias = nn.Parameter(torch.empty(projection_size, n_in))
         # W_out and B_out with the output channel and the position in the filter (N_out, f, f) flattened to rows.
@@ -108,29 +108,27 @@ class StaticHypernetwork(nn.Module):
         return self._cached_kernels
 
     def _generate(self) -> list[Tensor]:
-        # The generator is a few thousandths of the main network's arithmetic, but every kernel hangs on it: it runs
-        # in full precision under autocast, and the convolutions round its output.
+        # The generator is a few hundredths of the main network's arithmetic, but every kernel hangs on it: it runs in
+        # full precision under autocast, and the convolutions round its output.
         with torch.autocast(self.embeddings.device.type, enabled=False):
             basic_kernels = self._basic_kernels()
+        n_out, n_in, height, width = self.basic_kernel_shape
         kernels = []
-        layer_columns = [rows * columns * self.basic_kernel_shape[1] for rows, columns in self.tiles]
-        layers = basic_kernels.split(layer_columns, dim=-1)
-        for layer, shape, (rows, _) in zip(layers, self.shapes, self.tiles, strict=True):
-            c_out, c_in, height, width = shape
-            n_out = self.basic_kernel_shape[0]
-            tiled = layer.view(n_out, height, width, rows, c_in).permute(3, 0, 1, 2, 4)  # output tile first
-            kernels.append(tiled.reshape(c_out, height, width, c_in).permute(0, 3, 1, 2))
+        layers = basic_kernels.split([rows * columns for rows, columns in self.tiles])
+        for layer, (rows, columns) in zip(layers, self.tiles, strict=True):
+            tiles = layer.view(rows, columns, n_out, height, width, n_in).permute(0, 2, 3, 4, 1, 5)
+            kernels.append(tiles.reshape(rows * n_out, height, width, columns * n_in).permute(0, 3, 1, 2))
         return kernels
 
     def _basic_kernels(self) -> Tensor:
-        """Eq. 2 for all embeddings and slices at once: [N_out * f * f, M * N_in]."""
-        num_basic_kernels = self.embeddings.shape[0]
-        d, n_in, embedding_size = self.first_weight.shape
-        a = torch.addmm(
-            self.first_bias.flatten(), self.embeddings, self.first_weight.view(d * n_in, embedding_size).t()
-        )  # [M, d * N_in]
-        a = a.view(num_basic_kernels, d, n_in).transpose(0, 1).reshape(d, num_basic_kernels * n_in)
-        return torch.addmm(self.second_bias.unsqueeze(1), self.second_weight, a)
+        """Eq. 2 for all embeddings and slices at once: [M, N_out * f * f * N_in], the input slice fastest.
+
+        Both projections are linear, so their product W_out W_i (and W_out B_i + B_out) is the same for every embedding
+        and is computed once: K_i = (W_out W_i) z + (W_out B_i + B_out).
+        """
+        weight = self.second_weight @ self.first_weight.flatten(1)  # [N_out * f * f, N_in * N_z]
+        bias = torch.addmm(self.second_bias.unsqueeze(1), self.second_weight, self.first_bias)  # [N_out * f * f, N_in]
+        return torch.addmm(bias.flatten(), self.embeddings, weight.view(bias.numel(), -1).t())
 
     def extra_repr(self) -> str:
         n_z, d = self.embeddings.shape[1], self.first_weight.shape[0]

@@ -1,9 +1,9 @@
 """Measure what a hypernetwork costs, and how fast the input pipeline is.
 
-    python scripts/benchmark.py [--rounds 9] [--precision auto] [--output results/performance.json]
+    python scripts/benchmark.py [--rounds 25] [--precision auto] [--output results/performance.json]
 
-The contenders take turns in one process, step by step, and medians are compared: ratios hold where absolute times
-depend on the machine. Run it on an otherwise idle machine.
+The contenders take turns in one process, step by step. A ratio is the median over the turns of the two times within
+one turn, so that it holds where absolute times depend on the machine and on what else it does; times are medians.
 """
 
 import argparse
@@ -41,15 +41,18 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def alternate(contenders: dict[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each contender, all of them taking turns; the first two turns are not counted."""
+def alternate(
+    contenders: dict[str, Callable[[], object]], rounds: int, device: torch.device
+) -> tuple[dict[str, float], float]:
+    """Median seconds of "plain" and "hyper", taking turns, and the median of hyper / plain; two turns are not counted."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(rounds + 2):
         for name, work in contenders.items():
             seconds = timed(work, device)
             if turn >= 2:
                 times[name].append(seconds)
-    return {name: statistics.median(values) for name, values in times.items()}
+    ratio = statistics.median(hyper / plain for hyper, plain in zip(times["hyper"], times["plain"], strict=True))
+    return {name: statistics.median(values) for name, values in times.items()}, ratio
 
 
 def training_step(task: nn.Module, batches: ImageBatches, precision: torch.dtype, device: torch.device) -> Callable:
@@ -87,13 +90,14 @@ def measure_wide_resnets(width: int, batches: ImageBatches, rounds: int, precisi
         training[name] = training_step(ImageClassification(network, 5e-4), batches, precision, device)
         evaluated = WideResNet(source, width=width).to(device, memory_format=torch.channels_last).eval()
         inference[name] = inference_pass(evaluated, batches, precision, device)
-    step, forward = alternate(training, rounds, device), alternate(inference, rounds, device)
+    step, step_ratio = alternate(training, rounds, device)
+    forward, forward_ratio = alternate(inference, rounds, device)
     return {
         "training_step_seconds": step,
-        "training_step_ratio": step["hyper"] / step["plain"],
+        "training_step_ratio": step_ratio,
         "training_images_per_second": {name: BATCH_SIZE / seconds for name, seconds in step.items()},
         "inference_seconds": forward,
-        "inference_ratio": forward["hyper"] / forward["plain"],
+        "inference_ratio": forward_ratio,
     }
 
 
@@ -107,7 +111,7 @@ def measure_pipeline(batches: ImageBatches, device: torch.device, steps: int = 5
 def main() -> None:
     """Measure, print and write a JSON record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9, help="turns of each contender that count")
+    parser.add_argument("--rounds", type=int, default=25, help="turns of each contender that count")
     parser.add_argument("--precision", default="auto", help="auto, bf16 or float32")
     parser.add_argument("--output", type=Path, help="where to write the record")
     arguments = parser.parse_args()
