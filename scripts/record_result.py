@@ -2,8 +2,8 @@
 
     python scripts/record_result.py runs/NAME [...] [--to results/runs] [--note "..."]
 
-A record is the run's result.json with its learning curve (validations only) and an optional note, such as what else
-the machine was doing.
+A record is the run's result.json, without the places of its data, with the processes that trained it, its learning
+curve (validations only) and an optional note, such as what else the machine was doing.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout, for its packages
 
 from training.command_line import one_line_errors
-from training.run_directory import METRICS, RESULT
+from training.run_directory import METRICS, RESULT, SESSIONS
 
 
 def record(run: Path, to: Path, note: str | None) -> Path:
@@ -30,6 +30,12 @@ def record(run: Path, to: Path, note: str | None) -> Path:
     result = json.loads((run / RESULT).read_text())
     rows = [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
     curve = [row for row in rows if any(name.startswith("validation/") for name in row)]
+    for place in ("root", "path"):
+        result["settings"]["dataset"].pop(place, None)
+    result["sessions"] = [
+        {key: session[key] for key in ("commit", "first_step", "last_step", "seconds")}
+        for session in json.loads((run / SESSIONS).read_text())
+    ]
     content = json.dumps(result | ({"note": note} if note else {}) | {"curve": curve}, indent=1) + "\n"
     path = to / f"{result['name']}.json"
     if path.exists() and path.read_text() != content:
