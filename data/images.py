@@ -245,5 +245,5 @@ class ImageSplits:
 
 
 def _require_seed(name: str, seed: int) -> None:
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"{name} is {seed}, but must be at least 0 and below 2**32.")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"{name} is {seed}, but must be at least 0 and below 2**63.")
