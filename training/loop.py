@@ -151,7 +151,8 @@ class Trainer:
                     stop = self.processes.any(stop_signal() is not None)
                 if not (log or validate or save or stop):
                     continue
-                self._check_finite()  # before anything is saved
+                self._check_finite()  # before anything is saved; waits for the device, so that the clock is right
+                speed = train_split.examples_per_step * (state.step - clock_step) / (time.monotonic() - clock)
 
                 row = self._training_row() if log else {}
                 if validate:
@@ -159,13 +160,12 @@ class Trainer:
                 if row and self.processes.is_first:
                     row = _position(state.step, train_split.steps_per_epoch, train_split.examples_per_step) | row
                     self.run.append_metrics(row)
-                    speed = train_split.examples_per_step * (state.step - clock_step) / (time.monotonic() - clock)
-                    clock, clock_step = time.monotonic(), state.step
                     images = self.task.images() if validate else None
                     self.logger.log({**row, "speed/examples_per_second": speed}, images)
                     _show(progress, row, self.task.metric, speed, budget.steps)
                 if save or stop:
                     self._save()
+                clock, clock_step = time.monotonic(), state.step  # validating and saving are not part of the speed
                 if stop and not is_last:
                     progress.close()
                     raise Interrupted(stop_signal() or signal.SIGTERM)
