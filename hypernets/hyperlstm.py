@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hypernets.dynamic import Embeddings, RowScales
 from hypernets.lstm import LSTMCell
-from hypernets.recurrent import RecurrentLayer, check_dropout, check_sizes, input_product
+from hypernets.recurrent import RecurrentLayer, check_dropout, check_sizes
 
 
 class HyperLSTMState(NamedTuple):
@@ -64,35 +64,47 @@ class HyperLSTMCell(LSTMCell):
         self.embeddings = Embeddings(hyper_size, embedding_size, gates=4)
         self.row_scales = RowScales(embedding_size, hidden_size, gates=4)
 
-    def sequence_inputs(self, input: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the products with x_t and the dropout masks: of the main network, then of the hyper cell."""
-        hyper_product = input_product(input, self.hyper_cell.weight_x[:, : self.input_size])
-        return *super().sequence_inputs(input), hyper_product, self.hyper_cell.sequence_masks(input)
+    def input_weights(self) -> tuple[Tensor, ...]:
+        """Return the matrices that x_t is multiplied by: W_x [4H, I], and the hyper cell's [4H^, I]."""
+        return self.weight_x, self.hyper_cell.weight_x[:, : self.input_size]
 
-    def step(
+    def recurrent_weights(self) -> tuple[Tensor, ...]:
+        """Return the matrices that h_{t-1} is multiplied by: W_h [4H, H], and the hyper cell's [4H^, H]."""
+        return self.weight_h, self.hyper_cell.weight_x[:, self.input_size :]
+
+    def dropout_masks(self, input: Tensor) -> tuple[Tensor | None, ...]:
+        """Draw the masks of recurrent dropout: of the main network [T, B, H], of the hyper cell [T, B, H^]."""
+        return super().dropout_masks(input) + self.hyper_cell.dropout_masks(input)
+
+    def forward(
         self,
+        h_products: tuple[Tensor, ...],
+        x_products: tuple[Tensor, ...],
         state: HyperLSTMState,
-        x_product: Tensor,
-        mask: Tensor | None,
-        hyper_product: Tensor,
-        hyper_mask: Tensor | None,
+        masks: tuple[Tensor | None, ...],
     ) -> HyperLSTMState:
         """Take one time step.
 
         Args:
-            state: of the cell, each tensor [B, units].
-            x_product: W_x x_t, [B, 4H].
-            mask: of recurrent dropout in the main network, [B, H], or None.
-            hyper_product: the hyper cell's product with x_t, [B, 4H^].
-            hyper_mask: of recurrent dropout in the hyper cell, [B, H^], or None.
+            h_products: h_{t-1} times the main network's W_h, [B, 4H], and times the hyper cell's, [B, 4H^].
+            x_products: the same of x_t.
+            state: each tensor [B, units].
+            masks: of recurrent dropout, [B, H] and [B, H^], or None.
         """
-        h, c, hyper_h, hyper_c = state
-        # Eq. 10
-        hyper_product = hyper_product + F.linear(h, self.hyper_cell.weight_x[:, self.input_size :])
-        hyper_h, hyper_c = self.hyper_cell.step((hyper_h, hyper_c), hyper_product, hyper_mask)
+        (h_product, hyper_h_product), (x_product, hyper_x_product) = h_products, x_products
+        mask, hyper_mask = masks
+        _, c, hyper_h, hyper_c = state
+        # Eq. 10: the hyper cell's input is [x_t; h_{t-1}].
+        hyper_h, hyper_c = self.hyper_cell(
+            (F.linear(hyper_h, self.hyper_cell.weight_h),),
+            (hyper_x_product + hyper_h_product,),
+            (hyper_h, hyper_c),
+            (hyper_mask,),
+        )
         # Eq. 11-12
         d_h, d_x, b = self.row_scales(*self.embeddings(hyper_h))
-        gates = d_h * F.linear(h, self.weight_h) + d_x * x_product + b + self.bias
+        h_product, x_product = (product.unflatten(-1, (4, -1)) for product in (h_product, x_product))
+        gates = d_h * h_product + d_x * x_product + b + self.bias.view(4, -1)
         # Eq. 13
         h, c = self.update(gates, c, mask)
         return HyperLSTMState(h, c, hyper_h, hyper_c)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hypernets.dynamic import INITIAL_ROW_SCALE, Embeddings, RowScales
-from hypernets.recurrent import RecurrentLayer, check_sizes, input_product
+from hypernets.recurrent import RecurrentLayer, check_sizes
 
 
 class HyperRNNState(NamedTuple):
@@ -48,17 +48,22 @@ class GeneratedWeights(nn.Module):
                 for matrix in weight.unbind(-1):
                     nn.init.orthogonal_(matrix, gain)
 
-    def input_product(self, input: Tensor) -> Tensor:
-        """Return W_xz x_t, which is not yet contracted with z_x: [T, B, H, N_z]."""
-        hidden_size, input_size, embedding_size = self.weight_xz.shape
-        rows = self.weight_xz.transpose(1, 2).reshape(hidden_size * embedding_size, input_size)
-        return input_product(input, rows).unflatten(-1, (hidden_size, embedding_size))
+    def input_weight(self) -> Tensor:
+        """Return W_xz as a matrix [H * N_z, I]."""
+        return self.weight_xz.transpose(1, 2).flatten(0, 1)
 
-    def forward(self, h: Tensor, x_product: Tensor, z_h: Tensor, z_x: Tensor, z_b: Tensor) -> Tensor:
-        """Return the argument of phi, [B, H], from h [B, H], W_xz x_t [B, H, N_z] and the z's [B, 1, N_z]."""
-        # (<W_hz, z> h) with h first: the same sum, without a matrix [H, H] for every sequence of the batch.
-        h_product = torch.einsum("uvn,bv->bun", self.weight_hz, h)
+    def recurrent_weight(self) -> Tensor:
+        """Return W_hz as a matrix [H * N_z, H].
+
+        <W_hz, z> h is computed with h first: the same sum, without a matrix [H, H] for every sequence of the batch.
+        """
+        return self.weight_hz.transpose(1, 2).flatten(0, 1)
+
+    def forward(self, h_product: Tensor, x_product: Tensor, z_h: Tensor, z_x: Tensor, z_b: Tensor) -> Tensor:
+        """Return the argument of phi, [B, H], from W_hz h and W_xz x_t, each [B, H * N_z], and the z's [B, 1, N_z]."""
         b = F.linear(z_b.squeeze(1), self.weight_bz) + self.bias
+        embedding_size = z_h.shape[-1]
+        h_product, x_product = (product.unflatten(-1, (-1, embedding_size)) for product in (h_product, x_product))
         return (h_product * z_h + x_product * z_x).sum(-1) + b
 
 
@@ -77,14 +82,18 @@ class RowScaledWeights(nn.Module):
         nn.init.orthogonal_(self.weight_h)
         nn.init.orthogonal_(self.weight_x)
 
-    def input_product(self, input: Tensor) -> Tensor:
-        """Return W_x x_t, [T, B, H]."""
-        return input_product(input, self.weight_x)
+    def input_weight(self) -> Tensor:
+        """Return W_x [H, I]."""
+        return self.weight_x
 
-    def forward(self, h: Tensor, x_product: Tensor, z_h: Tensor, z_x: Tensor, z_b: Tensor) -> Tensor:
-        """Return the argument of phi, [B, H], from h [B, H], W_x x_t [B, H] and the z's [B, 1, N_z]."""
-        d_h, d_x, b = self.row_scales(z_h, z_x, z_b)
-        return d_h * F.linear(h, self.weight_h) + d_x * x_product + b + self.bias
+    def recurrent_weight(self) -> Tensor:
+        """Return W_h [H, H]."""
+        return self.weight_h
+
+    def forward(self, h_product: Tensor, x_product: Tensor, z_h: Tensor, z_x: Tensor, z_b: Tensor) -> Tensor:
+        """Return the argument of phi, [B, H], from W_h h and W_x x_t, each [B, H], and the z's [B, 1, N_z]."""
+        d_h, d_x, b = (scale.squeeze(1) for scale in self.row_scales(z_h, z_x, z_b))
+        return d_h * h_product + d_x * x_product + b + self.bias
 
 
 FORMS = {"row_scaled": RowScaledWeights, "full": GeneratedWeights}
@@ -130,18 +139,33 @@ class HyperRNNCell(nn.Module):
         self.embeddings = Embeddings(hyper_size, embedding_size, gates=1)
         self.weights = FORMS[form](input_size, hidden_size, embedding_size)
 
-    def sequence_inputs(self, input: Tensor) -> tuple[Tensor, ...]:
-        """Return the products with x_t: of the main network, then of the hyper cell."""
-        return self.weights.input_product(input), input_product(input, self.hyper_weight_x[:, : self.input_size])
+    def input_weights(self) -> tuple[Tensor, ...]:
+        """Return the matrices that x_t is multiplied by: of the main network, then of the hyper cell, [H^, I]."""
+        return self.weights.input_weight(), self.hyper_weight_x[:, : self.input_size]
 
-    def step(self, state: HyperRNNState, x_product: Tensor, hyper_product: Tensor) -> HyperRNNState:
-        """Take one time step from the products with x_t of the main network and of the hyper cell [B, H^]."""
-        h, hyper_h = state
+    def recurrent_weights(self) -> tuple[Tensor, ...]:
+        """Return the matrices that h_{t-1} is multiplied by: of the main network, then of the hyper cell, [H^, H]."""
+        return self.weights.recurrent_weight(), self.hyper_weight_x[:, self.input_size :]
+
+    def dropout_masks(self, input: Tensor) -> tuple[()]:
+        """Return nothing: the paper defines recurrent dropout for LSTMs."""
+        return ()
+
+    def forward(
+        self,
+        h_products: tuple[Tensor, ...],
+        x_products: tuple[Tensor, ...],
+        state: HyperRNNState,
+        masks: tuple[()],
+    ) -> HyperRNNState:
+        """Take one time step from the products of h_{t-1} and x_t with the main network's and the hyper cell's rows."""
+        (h_product, hyper_h_product), (x_product, hyper_x_product) = h_products, x_products
+        _, hyper_h = state
         # Eq. 4
-        hyper_product = hyper_product + F.linear(h, self.hyper_weight_x[:, self.input_size :])
-        hyper_h = torch.tanh(F.linear(hyper_h, self.hyper_weight_h) + hyper_product + self.hyper_bias)
+        hyper_product = hyper_x_product + hyper_h_product + self.hyper_bias
+        hyper_h = torch.tanh(F.linear(hyper_h, self.hyper_weight_h) + hyper_product)
         # Eq. 5-6, or Eq. 7-8
-        h = torch.tanh(self.weights(h, x_product, *self.embeddings(hyper_h)))
+        h = torch.tanh(self.weights(h_product, x_product, *self.embeddings(hyper_h)))
         return HyperRNNState(h, hyper_h)
 
 

@@ -11,7 +11,6 @@ from hypernets.recurrent import (
     check_dropout,
     check_sizes,
     dropout_mask,
-    input_product,
 )
 
 LAYER_NORM_EPSILON = 1e-3  # of the authors' released cell
@@ -67,32 +66,42 @@ class LSTMCell(nn.Module):
             self.cell_gamma = nn.Parameter(torch.ones(hidden_size))
             self.cell_beta = nn.Parameter(torch.zeros(hidden_size))
 
-    def sequence_inputs(self, input: Tensor) -> tuple[Tensor | None, ...]:
-        """Return W_x x_t [T, B, 4H] and the masks of recurrent dropout [T, B, H], or None."""
-        return input_product(input, self.weight_x), self.sequence_masks(input)
+    def input_weights(self) -> tuple[Tensor, ...]:
+        """Return the matrices that x_t is multiplied by: W_x [4H, I]."""
+        return (self.weight_x,)
 
-    def sequence_masks(self, input: Tensor) -> Tensor | None:
+    def recurrent_weights(self) -> tuple[Tensor, ...]:
+        """Return the matrices that h_{t-1} is multiplied by: W_h [4H, H]."""
+        return (self.weight_h,)
+
+    def dropout_masks(self, input: Tensor) -> tuple[Tensor | None, ...]:
         """Draw the masks of recurrent dropout, [T, B, H]; None in evaluation mode or without dropout."""
         probability = self.recurrent_dropout if self.training else 0
-        return dropout_mask(input, self.hidden_size, probability, like=self.bias)
+        return (dropout_mask(input, self.hidden_size, probability, like=self.bias),)
 
-    def step(self, state: LSTMState, x_product: Tensor, mask: Tensor | None) -> LSTMState:
-        """Take one time step from W_x x_t [B, 4H] and the dropout mask [B, H]."""
-        h, c = state
-        return self.update(F.linear(h, self.weight_h) + x_product + self.bias, c, mask)
+    def forward(
+        self,
+        h_products: tuple[Tensor, ...],
+        x_products: tuple[Tensor, ...],
+        state: LSTMState,
+        masks: tuple[Tensor | None, ...],
+    ) -> LSTMState:
+        """Take one time step from W_h h_{t-1} and W_x x_t, each [B, 4H], the state and a mask [B, H] or None."""
+        (h_product,), (x_product,), (mask,) = h_products, x_products, masks
+        return self.update((h_product + x_product + self.bias).unflatten(-1, (4, -1)), state[1], mask)
 
     def update(self, gates: Tensor, c: Tensor, mask: Tensor | None) -> LSTMState:
         """Layer norm of the gates (Eq. 12) and the new state (Eq. 13).
 
         Args:
-            gates: what enters the layer norm, [B, 4H].
+            gates: what enters the layer norm, [B, 4, H].
             c: the cell state c_{t-1}, [B, H].
             mask: of recurrent dropout, [B, H], or None.
         """
         if self.layer_norm:
-            each_gate = F.layer_norm(gates.unflatten(-1, (4, -1)), (self.hidden_size,), eps=LAYER_NORM_EPSILON)
-            gates = each_gate.flatten(1) * self.gate_gamma + self.gate_beta
-        i, g, f, o = gates.chunk(4, dim=-1)
+            normalised = F.layer_norm(gates, (self.hidden_size,), eps=LAYER_NORM_EPSILON)
+            gates = normalised * self.gate_gamma.view(4, -1) + self.gate_beta.view(4, -1)
+        i, g, f, o = gates.unbind(-2)
         # Without memory loss: only what is new is dropped, never what c remembers.
         new = torch.tanh(g) if mask is None else torch.tanh(g) * mask
         c = torch.sigmoid(f + self.forget_bias) * c + torch.sigmoid(i) * new

@@ -1,12 +1,15 @@
 """What all recurrent layers share: the interface of `torch.nn.LSTM` and the loop over time.
 
 A layer (`LSTM`, `HyperLSTM`, `HyperRNN`) is a stack of cells. A cell has the parameters and the maths of one
-layer of the stack, in three members that `run_cell` uses:
+layer of the stack:
 
-    state_type, state_sizes  the named tuple of the state (its first field is h), and the units of each field
-    sequence_inputs(input)   all that a step needs and no earlier step decides (products with the input and
-                             dropout masks), for the whole sequence at once: tensors [T, B, ...] or None
-    step(state, *inputs)     one time step: the next state
+    state_type, state_sizes   the named tuple of the state (its first field is h), and the units of each field
+    input_weights()           the matrices that x_t is multiplied by, each [rows, I]
+    recurrent_weights()       the matrices that h_{t-1} is multiplied by, each [rows, H]
+    dropout_masks(input)      masks of recurrent dropout for a whole sequence, each [T, B, units] or None
+    forward(h_products, x_products, state, masks)
+                              one time step, from the products of h_{t-1} and of x_t with these matrices to the
+                              next state. It does not read state.h: h_{t-1} acts through its products only.
 
 Shape legend
     T, B     time steps, sequences in the batch
@@ -53,6 +56,19 @@ class RecurrentLayer(nn.Module):
         self.num_layers = num_layers
         self.batch_first = batch_first
         self.cells = nn.ModuleList(make_cell(hidden_size if index else input_size) for index in range(num_layers))
+        self._run_cell: Callable = run_cell
+
+    def compile(self) -> None:
+        """Take the fast path from now on (compiled_recurrence.py): the same results, rounding apart.
+
+        The first call with a batch of another size then takes seconds, since it compiles one time step; what is
+        compiled stays in PyTorch's cache for the next process. Needs a C++ compiler on a CPU and Triton on a GPU;
+        without, a warning says so and a slower version of the same path runs. Second derivatives, and
+        `torch.func` transforms of the layer, need the layer as it is without this call.
+        """
+        from hypernets.compiled_recurrence import run_cell_compiled  # here, since importing it takes a second
+
+        self._run_cell = run_cell_compiled
 
     def initial_state(self, batch_size: int) -> tuple[Tensor, ...]:
         """Return the zero state for B sequences: a named tuple of tensors, each [num_layers, B, units]."""
@@ -85,7 +101,7 @@ class RecurrentLayer(nn.Module):
 
         final_states = []
         for index, cell in enumerate(self.cells):
-            input, final_state = run_cell(cell, input, cell.state_type(*(tensor[index] for tensor in state)))
+            input, final_state = self._run_cell(cell, input, cell.state_type(*(tensor[index] for tensor in state)))
             final_states.append(final_state)
         output = input.transpose(0, 1) if self.batch_first else input
         return output, type(state)(*(torch.stack(tensors) for tensors in zip(*final_states, strict=True)))
@@ -132,7 +148,7 @@ class RecurrentLayer(nn.Module):
 def run_cell(cell: nn.Module, input: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Run one cell over a sequence, step by step.
 
-    This loop over the cell's `step` is the definition of what a layer computes; any faster way is held to it.
+    This loop is the definition of what a layer computes; any faster way is held to it.
 
     Args:
         cell: one cell of the stack.
@@ -142,12 +158,18 @@ def run_cell(cell: nn.Module, input: Tensor, state: tuple[Tensor, ...]) -> tuple
     Returns:
         h at every time step, [T, B, H], and the cell's state after the last one.
     """
-    sequences = cell.sequence_inputs(input)
-    steps = input.shape[0]
+    x_products = [input_product(input, weight) for weight in cell.input_weights()]
+    recurrent_weights = cell.recurrent_weights()
+    masks = cell.dropout_masks(input)
     outputs = []
-    for inputs in zip(*([None] * steps if s is None else s.unbind(0) for s in sequences), strict=True):
-        state = cell.step(state, *inputs)
-        outputs.append(state.h)
+    for t in range(input.shape[0]):
+        state = cell(
+            tuple(F.linear(state[0], weight) for weight in recurrent_weights),
+            tuple(product[t] for product in x_products),
+            state,
+            tuple(None if mask is None else mask[t] for mask in masks),
+        )
+        outputs.append(state[0])
     return torch.stack(outputs), state
 
 

@@ -95,7 +95,7 @@ def sample(
 def row_scales(cell: nn.Module, hyper_h: Tensor) -> Tensor:
     """The scales d_h of the rows of each gate's W_h [4, H], from the hyper cell's output [1, H^] (Eq. 11-12)."""
     d_h, _, _ = cell.row_scales(*cell.embeddings(hyper_h))
-    return d_h.unflatten(-1, (len(GATES), -1))[0]
+    return d_h[0]
 
 
 def shades(changes: Tensor) -> list[list[str]]:

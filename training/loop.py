@@ -79,7 +79,7 @@ class Trainer:
         budget: steps to train, and intervals.
         seed: of dropout, together with the step and the process's rank.
         precision: torch.bfloat16 for autocast, or torch.float32.
-        compile_task: whether to compile the task's forward pass.
+        compile_task: whether to compile the task.
         sync_batch_norm: with several processes, whether batch norm covers the global batch.
         processes: this process and the others.
         run: the run directory, in the first process; None in the others.
@@ -109,11 +109,11 @@ class Trainer:
         processes, device = self.processes, self.processes.device
         if processes.world_size > 1 and self.sync_batch_norm:
             self.task = synchronise_batch_norm(self.task, device)
+        if self.compile_task:
+            self.task.compile()
         self.objective: Callable = self.task
         if processes.world_size > 1:
             self.objective = DistributedDataParallel(self.task, [device.index] if device.type == "cuda" else None)
-        if self.compile_task:
-            self.objective = torch.compile(self.objective)
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=self.precision is torch.bfloat16)
         self.parameters = list(self.task.parameters())
         self.state = State(window=torch.zeros(2, dtype=torch.float64, device=device))

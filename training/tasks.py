@@ -8,6 +8,7 @@ computation of a step, kernel penalty included. The loop knows only what stands 
     forward(batch, carried)    -> loss (a scalar), carried state for the next step
     evaluate(batches)          -> {"loss": ..., metric: ...} over a whole split
     images()                   -> {name: picture} to log beside the metrics
+    compile()                  what `compile=true` does: for images PyTorch's own, of the whole forward pass
 
 The carried state is a tensor, a tuple of tensors, or None: before the first step, and for tasks whose batches are
 independent.
@@ -116,6 +117,10 @@ class CharacterModelling(nn.Module):
         inputs, targets, is_first = window
         logits, state = self.main_network(inputs, None if is_first else carried)
         return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten()), detach_state(state)
+
+    def compile(self) -> None:
+        """Compile a time step of the recurrent layer; the whole pass would be unrolled into one graph of all steps."""
+        self.main_network.recurrent_layer.compile()
 
     def images(self) -> dict[str, np.ndarray]:
         """Nothing to picture without a text; see scripts/sample_text.py."""

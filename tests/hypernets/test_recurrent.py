@@ -278,8 +278,8 @@ def test_full_hyperrnn_generates_its_weights():
 def test_row_scales_start_at_a_tenth(layer_norm):
     cell = HyperLSTMCell(5, 7, hyper_size=6, embedding_size=3, layer_norm=layer_norm)
     d_h, d_x, b = cell.row_scales(*cell.embeddings(torch.randn(2, 6)))
-    torch.testing.assert_close(d_h, torch.full((2, 28), 0.1))
-    torch.testing.assert_close(d_x, torch.full((2, 28), 0.1))
+    torch.testing.assert_close(d_h, torch.full((2, 4, 7), 0.1))
+    torch.testing.assert_close(d_x, torch.full((2, 4, 7), 0.1))
     assert (b == 0).all()
     assert (cell.bias == 0).all() and (cell.hyper_cell.bias == 0).all()
     assert 0 < cell.embeddings.z_b.weight.abs().max() < 0.05
@@ -323,8 +323,8 @@ def test_full_hyperrnn_starts_with_weights_of_the_size_of_the_row_scaled():
     for form in ("full", "row_scaled"):
         weights = HyperRNN(64, 64, embedding_size=4, form=form).cells[0].weights
         ones, h = torch.ones(1, 1, 4), torch.randn(1, 64)
-        x_product = weights.input_product(h.unsqueeze(0))[0]
-        sizes.append(weights(h, x_product, ones, ones, ones).std().item())
+        products = (F.linear(h, matrix) for matrix in (weights.recurrent_weight(), weights.input_weight()))
+        sizes.append(weights(*products, ones, ones, ones).std().item())
     assert sizes[0] == pytest.approx(sizes[1], rel=0.3)
 
 
@@ -335,10 +335,10 @@ def test_full_hyperrnn_starts_with_weights_of_the_size_of_the_row_scaled():
 def test_one_step_is_equation_13(kind):
     """Forget bias after layer norm, c itself carried, dropout on tanh(g) and on nothing else."""
     cell = make_layer(kind).cells[0]
-    gates, c = (torch.randn(2, size, dtype=torch.float64) for size in (16, 4))
+    gates, c = (torch.randn(2, *sizes, dtype=torch.float64) for sizes in ((4, 4), (4,)))
     for mask in (None, torch.tensor([[0.0, 2.0, 0.0, 2.0], [0.0, 0.0, 0.0, 0.0]], dtype=torch.float64)):
         state = cell.update(gates, c, mask)
-        i, g, f, o = gates.unflatten(1, (4, 4)).unbind(1)
+        i, g, f, o = gates.unbind(1)
         if cell.layer_norm:
 
             def normalise(v):
@@ -364,7 +364,7 @@ def test_dropout_is_drawn_anew_in_every_step_and_only_in_training(kind):
 
     cells = [layer.cells[0]] + ([layer.cells[0].hyper_cell] if options else [])
     for cell in cells:
-        mask = cell.sequence_masks(input)
+        mask = cell.dropout_masks(input)[0]
         assert mask.shape == (40, 2, cell.hidden_size)
         assert set(mask.unique().tolist()) == {0.0, 2.0}
         assert 0.3 < (mask == 0).double().mean() < 0.7
@@ -377,16 +377,16 @@ def test_dropout_is_drawn_anew_in_every_step_and_only_in_training(kind):
     assert torch.equal(layer(input)[0], first)
     assert not torch.equal(second, first)
     layer.eval()
-    assert all(cell.sequence_masks(input) is None for cell in cells)
+    assert all(mask is None for cell in cells for mask in cell.dropout_masks(input))
     assert torch.equal(layer(input)[0], plain(input)[0])
 
 
 def test_dropout_of_the_hyper_cell_is_its_own():
     layer = HyperLSTM(3, 4, hyper_size=5, recurrent_dropout=0.0, hyper_recurrent_dropout=0.5)
-    _, mask, _, hyper_mask = layer.cells[0].sequence_inputs(torch.randn(6, 2, 3))
+    mask, hyper_mask = layer.cells[0].dropout_masks(torch.randn(6, 2, 3))
     assert mask is None and hyper_mask.shape == (6, 2, 5)
     layer = HyperLSTM(3, 4, hyper_size=5, recurrent_dropout=0.5)
-    _, mask, _, hyper_mask = layer.cells[0].sequence_inputs(torch.randn(6, 2, 3))
+    mask, hyper_mask = layer.cells[0].dropout_masks(torch.randn(6, 2, 3))
     assert mask.shape == (6, 2, 4) and hyper_mask is None
 
 

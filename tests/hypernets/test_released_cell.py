@@ -37,10 +37,24 @@ def initial_state(layer, h, c):
     return tuple(part.unsqueeze(0) for part in parts)
 
 
+COMPILED = ["lstm_ln", "hyperlstm_ln", *(pytest.param(cell, marks=pytest.mark.slow) for cell in ("lstm", "hyperlstm"))]
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_forward_final_state_and_all_gradients(cell):
     golden, arrays = read_golden(cell)
+    check_against_golden(cell, golden, load_released_cell(arrays))
+
+
+@pytest.mark.parametrize("cell", COMPILED)
+def test_the_same_on_the_fast_path(cell):
+    golden, arrays = read_golden(cell)
     layer = load_released_cell(arrays)
+    layer.compile()
+    check_against_golden(cell, golden, layer)
+
+
+def check_against_golden(cell, golden, layer):
     assert isinstance(layer, HyperLSTM if cell.startswith("hyper") else LSTM)
 
     x = golden["x"].clone().requires_grad_()
@@ -53,7 +67,7 @@ def test_forward_final_state_and_all_gradients(cell):
     assert_agrees(x.grad, golden["grad:x"], "gradient of x")
     scope = "HyperLSTMCell/" if cell.startswith("hyper") else "LSTMCell/"
     places = released_arrays(layer)
-    assert {scope + name for name in places} == set(arrays)
+    assert {f"param:{scope}{name}" for name in places} == {name for name in golden if name.startswith("param:")}
     for name, place in places.items():
         gradient = place.view(layer.get_parameter(place.parameter).grad)
         assert_agrees(gradient, golden[f"grad:{scope}{name}"], f"gradient of {name}")
