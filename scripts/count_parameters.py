@@ -17,27 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout,
 
 from hypernets import LearnedKernels, StaticHypernetwork
 from models import MNISTConvnet, WideResNet, build_character_model
+from scripts.paper_tables import ROWS
 
 PROJECT = Path(__file__).resolve().parent.parent
-# Experiment -> parameters printed in the paper.
-TABLE_3 = {
-    "lstm_1000": "4.25 M",
-    "lstm_1250": "6.57 M",
-    "2_layer_lstm_1000": "12.26 M",
-    "layer_norm_lstm_1000": "4.26 M",
-    "hyperlstm_1000": "4.91 M",
-    "layer_norm_hyperlstm_1000": "4.92 M",
-    "layer_norm_hyperlstm_1000_large_embedding": "5.06 M",
-    "2_layer_layer_norm_hyperlstm_1000": "14.41 M",
-}
-TABLE_4 = {
-    "lstm_1800": "14.81 M",
-    "lstm_2000": "18.06 M",
-    "layer_norm_lstm_1800": "14.82 M",
-    "hyperlstm_1800": "18.71 M",
-    "layer_norm_hyperlstm_1800": "18.78 M",
-    "layer_norm_hyperlstm_2048": "26.54 M",
-}
 VOCABULARY_SIZE = {"ptb_char": 50, "enwik8": 205}
 NOTE = """
 Three counts differ from the printed ones:
@@ -64,8 +46,16 @@ def rows() -> list[tuple[str, str, int, str]]:
         ("Table 7", "MNIST convnet", count(MNISTConvnet(LearnedKernels)), "-"),
         ("Table 7", "Hyper MNIST convnet", count(mnist), "12,910"),
         ("Table 7", "  its generator", generator, "4,240"),
-        *(("Table 3", name, count_experiment(f"table3/{name}"), printed) for name, printed in TABLE_3.items()),
-        *(("Table 4", name, count_experiment(f"table4/{name}"), printed) for name, printed in TABLE_4.items()),
+        *(
+            (
+                f"Table {row.experiment[5]}",
+                row.experiment.split("/")[1],
+                count_experiment(row.experiment),
+                row.parameters,
+            )
+            for row in ROWS
+            if row.experiment.startswith(("table3", "table4"))
+        ),
     ]
 
 

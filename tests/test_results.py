@@ -1,16 +1,23 @@
 """Every figure that the pages show comes from a record."""
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from scripts.count_parameters import rows
+from scripts.make_tables import metric_of, pages
+from scripts.paper_tables import ROWS
 
 PROJECT = Path(__file__).resolve().parents[1]
 RECORDS = sorted((PROJECT / "results" / "runs").glob("*.json"))
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
-def test_record_is_whole_and_shown(path):
+def test_record_is_whole(path):
     record = json.loads(path.read_text())
     for key in (
         "command",
@@ -26,17 +33,62 @@ def test_record_is_whole_and_shown(path):
     ):
         assert record[key] is not None, key
     assert record["curve"][-1]["step"] == record["steps"]
-    assert record["validation_error"] == min(row["validation/error"] for row in record["curve"])
+    metric = metric_of(record)
+    assert record[f"validation_{metric}"] == min(row[f"validation/{metric}"] for row in record["curve"])
     assert path.stat().st_size < 20_000
 
-    shown = (PROJECT / "results" / "README.md").read_text()
-    row = next(line for line in shown.splitlines() if path.name in line)
-    for name in ("validation_error", "test_error", "test_lossless_error"):
-        assert f"{record[name]:.2f}" in row, name
-    assert f"{record['parameters']:,}" in row
-    assert f"{record['steps']:,}" in row
-    front = (PROJECT / "README.md").read_text()
-    assert f"{record['validation_error']:.2f}" in front and f"{record['test_error']:.2f}" in front
+
+def test_every_page_is_what_the_records_say():
+    for path, text in pages(PROJECT).items():
+        assert path.read_text() == text, f"{path.name} is not; run python scripts/make_tables.py"
+
+
+def copy_of_results(tmp_path):
+    shutil.copytree(PROJECT / "results", tmp_path / "results")
+    shutil.copy(PROJECT / "README.md", tmp_path)
+    return [sys.executable, str(PROJECT / "scripts" / "make_tables.py"), "--project", str(tmp_path)]
+
+
+def test_an_edited_page_or_record_is_noticed(tmp_path):
+    command = copy_of_results(tmp_path)
+    assert subprocess.run([*command, "--check"]).returncode == 0
+    record = next((tmp_path / "results" / "runs").glob("*.json"))
+    content = json.loads(record.read_text())
+    content["test_" + metric_of(content)] = 1.0
+    record.write_text(json.dumps(content))
+    done = subprocess.run([*command, "--check"], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "do not match the records" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert subprocess.run(command).returncode == 0
+    assert subprocess.run([*command, "--check"]).returncode == 0
+
+
+def test_seeds_are_averaged_and_missing_rows_say_so(tmp_path):
+    command = copy_of_results(tmp_path)
+    runs = tmp_path / "results" / "runs"
+    record = json.loads(next(path for path in RECORDS if "wrn_40_1-static" in path.name).read_text())
+    for path in runs.iterdir():
+        path.unlink()
+    for seed, error in enumerate((8.0, 9.0, 10.0)):
+        changes = {
+            "seed": seed,
+            "test_error": error,
+            "command": f"{record['command']} seed={seed}",
+            "name": f"run{seed}",
+        }
+        (runs / f"run{seed}.json").write_text(json.dumps(record | changes))
+    subprocess.run(command, check=True)
+    rows = (tmp_path / "results" / "table2.md").read_text().splitlines()
+    assert any("| Hyper WRN-40-1 | 8.02 | 9.00 ± 1.00 | +0.98 |" in row and row.endswith("| 3 |") for row in rows)
+    assert any(row.startswith("| WRN-40-1 | 6.73 | not run |") for row in rows)
+
+
+def test_the_rows_have_the_counts_of_the_networks():
+    counted = {(table, name): parameters for table, name, parameters, _ in rows()}
+    for row in ROWS:
+        table, name = row.experiment.split("/")
+        key = name if table in ("table3", "table4") else row.network
+        assert counted[f"Table {table[5]}", key] == row.counted
 
 
 def test_the_benchmark_is_shown():
