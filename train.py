@@ -81,19 +81,9 @@ def train(settings: dict[str, Any], overrides: list[str], resume: Path | None) -
     budget = loop.Budget(**{key: value for key, value in settings["budget"].items() if key != "name"})
     learning_rate = build_schedule(**settings["schedule"], steps=budget.steps)
 
-    run = RunDirectory.reopen(resume) if resume is not None and processes.is_first else None
-    finished = False
-    if run is not None:
-        refuse_changes(read_settings(run.path), settings)
-        steps_done = run.steps_of_result()
-        finished = steps_done >= budget.steps
-        if finished:
-            print(f"{run.path} is finished, after {steps_done} steps; go on with a longer budget: -r budget.steps=N.")
-            run.close()
-        else:
-            run.note_resume(overrides, OmegaConf.to_yaml(settings))
-    if processes.broadcast(finished):
-        return
+    run = reopen_run(resume, settings, overrides) if resume is not None and processes.is_first else None
+    if processes.broadcast(resume is not None and processes.is_first and run is None):
+        return  # it is finished
     splits, task = build(settings, processes)
     saved = None
     if processes.is_first:
@@ -142,6 +132,19 @@ def train(settings: dict[str, Any], overrides: list[str], resume: Path | None) -
     logger.finish()
     if run is not None:
         run.close()
+
+
+def reopen_run(resume: Path, settings: Mapping[str, Any], overrides: list[str]) -> RunDirectory | None:
+    """Reopen the directory of a run to go on with; None, and a line that says so, if the run is finished."""
+    run = RunDirectory.reopen(resume)
+    refuse_changes(read_settings(run.path), settings)
+    steps_done = run.steps_of_result()
+    if steps_done >= settings["budget"]["steps"]:
+        print(f"{run.path} is finished, after {steps_done} steps; go on with a longer budget: -r budget.steps=N.")
+        run.close()
+        return None
+    run.note_resume(overrides, OmegaConf.to_yaml(settings))
+    return run
 
 
 def record_result(trainer: loop.Trainer, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> None:

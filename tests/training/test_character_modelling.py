@@ -102,6 +102,39 @@ def test_evaluation_adds_up_over_processes():
     assert characters == 899 and loss / characters == pytest.approx(whole["loss"], rel=1e-6)
 
 
+def test_page_of_a_sampled_text_disturbs_nothing():
+    task = small_task(input_dropout=0.5, output_dropout=0.5).train()
+    before, weights = torch.get_rng_state(), [parameter.clone() for parameter in task.parameters()]
+    (name, page), *others = task.images().items()
+    assert name == "text/row_scales" and not others and page.count("<span>") == 301
+    assert task.training and all(module.training for module in task.modules())
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(*pair) for pair in zip(task.parameters(), weights, strict=True))
+    assert not any(parameter.grad is not None for parameter in task.parameters())
+    assert task.images() == {name: page} == small_task().eval().images()  # the same draws, without dropout
+
+
+def test_page_of_a_compiled_layer_compiles_nothing():
+    task = small_task()
+    page = task.images()
+    task.compile()
+    assert task.images() == page
+
+
+def test_page_shows_row_scales_alone():
+    task = CharacterModelling(CharacterModel(partial(LSTM, hidden_size=6), VOCABULARY))
+    assert task.images() == {}
+
+
+def test_page_of_bytes_and_of_a_diverged_network():
+    make_layer = partial(HyperLSTM, hidden_size=6, hyper_size=4, embedding_size=2)
+    task = CharacterModelling(CharacterModel(make_layer, "\udca9\udcc3"))  # no ASCII: the first symbol is a surrogate
+    with torch.no_grad():
+        task.main_network.output.bias.fill_(math.nan)
+    (page,) = task.images().values()
+    assert page.encode("utf-8") and page.count("<span>") == 301
+
+
 @pytest.mark.parametrize("make_layer", [LSTM, partial(HyperLSTM, hyper_size=16)])
 def test_learns_a_text_that_the_carried_state_decides(make_layer):
     # Three characters decide the next. Without a carried state two of the five predictions of a window would be
@@ -129,7 +162,7 @@ def small_run(launcher, path, *overrides):
     text = [f"dataset.path={path}", "dataset.batch_size=4", "dataset.sequence_length=10", "dataset.warm_up=20"]
     return [
         *("main_net=layer_norm_lstm", "hypernet=hyperlstm", "dataset=text", "optimizer=adam_clipped"),
-        *("logger=none", "device=cpu", f"runs={launcher.runs}", "main_net.num_layers=2"),
+        *("logger=none", "device=cpu", f"runs={launcher.runs}"),
         *(*sizes, *text, *overrides),
     ]
 
@@ -142,9 +175,13 @@ def path(tmp_path_factory):
     return path
 
 
-def test_killed_run_goes_on_bitwise(launcher, tmp_path, make_launcher, assert_same, path):
+@pytest.mark.parametrize(
+    "settings", [("main_net.num_layers=2",), ("compile=true", "dataset.validation_streams=1")], ids=["loop", "compiled"]
+)
+def test_killed_run_goes_on_bitwise(launcher, tmp_path, make_launcher, assert_same, path, settings):
     # The run ends in its second epoch; checkpoints, validations and rows have no common interval.
     budget = ("budget.steps=80", "budget.log_every=2", "budget.validate_every=25", "budget.checkpoint_every=7")
+    budget += settings
     uninterrupted = make_launcher(tmp_path / "uninterrupted")
     done = uninterrupted.call(*small_run(uninterrupted, path, *budget))
     assert done.returncode == 0, done.stderr
@@ -169,9 +206,30 @@ def test_killed_run_goes_on_bitwise(launcher, tmp_path, make_launcher, assert_sa
     assert other["sessions"] == 2 and first.name.startswith("text-layer_norm_lstm_12-hyperlstm-s0-")
 
 
+def test_logging_sampled_text_leaves_the_training_as_it_is(
+    launcher, tmp_path, make_launcher, assert_same, path, monkeypatch
+):
+    for name in ("WANDB_MODE", "WANDB_SERVICE", "WANDB_ERROR_REPORTING"):
+        monkeypatch.setenv(name, "")  # wandb and its logger set them; this restores them
+    budget = ("budget.steps=6", "budget.log_every=1", "budget.validate_every=2", "budget.checkpoint_every=3")
+    silent = make_launcher(tmp_path / "silent")
+    done = silent.call(*small_run(silent, path, *budget))
+    assert done.returncode == 0, done.stderr
+    done = launcher.call(*small_run(launcher, path, *budget, "logger=wandb_offline"))
+    assert done.returncode == 0, done.stderr
+    first, second = silent.only_run(), launcher.only_run()
+    assert (first / "metrics.jsonl").read_bytes() == (second / "metrics.jsonl").read_bytes()
+    for name in ("checkpoint.pt", "best.pt"):
+        assert_same(*(torch.load(run / name, weights_only=True) for run in (first, second)), name)
+    (folder,) = second.glob("wandb/offline-run-*/files/media/html/text")
+    pages = [page.read_text(encoding="utf-8") for page in sorted(folder.glob("row_scales_*.html"))]
+    assert len(pages) == 3 and all(page.count("<span>") == 301 for page in pages)
+
+
 def test_two_processes_train_as_one(launcher, tmp_path, make_launcher, path):
     settings = ("main_net.input_dropout=0.0", "main_net.output_dropout=0.0", "main_net.recurrent_dropout=0.0")
     settings += ("hypernet.hyper_recurrent_dropout=0.0", "precision=float32", "dataset.validation_streams=3")
+    settings += ("main_net.num_layers=2",)
     settings += ("budget.steps=6", "budget.log_every=1", "budget.validate_every=3", "budget.checkpoint_every=3")
     alone = make_launcher(tmp_path / "alone")
     assert alone.call(*small_run(alone, path, *settings)).returncode == 0

@@ -1,0 +1,102 @@
+"""The page results/performance.md, from the record results/performance.json."""
+
+from typing import Any
+
+from scripts.benchmarks.recurrent import BUILT_IN, HYPER
+
+INTRODUCTION = """# What hypernetworks cost
+
+By `python scripts/benchmark.py`; the figures are in [performance.json](performance.json). Contenders take turns in one
+process; a ratio is the median over the turns of the times within one turn. Absolute times belong to the machine named.
+Not measured on a GPU.
+"""
+
+
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """A Markdown table, its first column to the left."""
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return [f"| {' | '.join(cells)} |" for cells in lines] + [""]
+
+
+def about(measured: dict[str, Any]) -> str:
+    """Where a part was measured."""
+    versions = ", ".join(f"{name} {version}" for name, version in measured["versions"].items())
+    return f"{measured['hardware']}; {versions}; commit {measured['commit'][:10]}; `{measured['command']}`."
+
+
+def recurrent_lines(measured: dict[str, Any]) -> list[str]:
+    """The recurrent layers."""
+    batches = measured["against_built_in"]
+    lines = ["## Recurrent layers", "", about(measured), ""]
+    lines += [
+        "A training step (forward and backward) at 50 inputs, 1000 units, hyper cell 128, N_z 4, sequences of 100,"
+    ]
+    lines += ["float32, `layer.compile()`; loop: the same layer without, one PyTorch operation after another.", ""]
+    head = ["layer"]
+    for batch in batches:
+        head += [f"B = {batch}: seconds", f"times {BUILT_IN}", "loop / fast"]
+    head += ["float32 / bf16, B = 128", "kept for backward, B = 32", "peak resident, B = 32", "sampling, characters/s"]
+    rows = []
+    for name in batches["128"]:
+        cells = [name]
+        for batch, layers in batches.items():
+            loop = measured["against_loop"][batch].get(name)
+            cells += [f"{layers[name]['seconds']:.2f}", f"{layers[name]['ratio']:.2f}", f"{loop:.1f}" if loop else ""]
+        gain = measured["bfloat16_gain"].get(name)
+        cells += [f"{gain:.2f}" if gain else "", f"{measured['kept_megabytes'][name]:.0f} MB"]
+        cells += [f"{measured['peak_megabytes'][name]:.0f} MB"]
+        cells += [f"{measured['sampling_characters_per_second'][name]:,.0f}"]
+        rows.append(cells)
+    loop = f"{HYPER}, loop"
+    rows.append([loop, *[""] * (len(head) - 4), f"{measured['kept_megabytes'][loop]:.0f} MB", ""])
+    rows[-1].append(f"{measured['sampling_characters_per_second'][loop]:,.0f}")
+    lines += table(head, rows)
+    lines += [
+        f"Seconds of a training step as one size changes, from B = 32, T = 100, 1000 units, one layer ({HYPER}):",
+        "",
+    ]
+    rows = []
+    for what, values in measured["scaling"].items():
+        for value, seconds in values.items():
+            ratio = seconds[HYPER] / seconds[BUILT_IN]
+            rows.append([f"{what} {value}", f"{seconds[BUILT_IN]:.2f}", f"{seconds[HYPER]:.2f}", f"{ratio:.2f}"])
+    lines += table(["", BUILT_IN, HYPER, "ratio"], rows)
+    lines += [f"Where a training step of the {HYPER} spends its time (B = 128):", ""]
+    shares = sorted(measured["where_the_time_goes"].items(), key=lambda item: -item[1])
+    return lines + table(["", "share"], [[name, f"{100 * share:.0f} %"] for name, share in shares])
+
+
+def image_lines(measured: dict[str, Any]) -> list[str]:
+    """The convolutional networks."""
+    lines = ["## Wide ResNets", "", about(measured), "", f"Batch 128, {measured['precision']}, channels-last.", ""]
+    rows = []
+    for name, each in measured["wide_resnets"].items():
+        speeds = [f"{128 / each['training'][kind]['seconds']:.0f}" for kind in ("plain", "hyper")]
+        rows.append([name, f"{each['training']['hyper']['ratio']:.3f}", f"{each['inference']['hyper']['ratio']:.3f}"])
+        rows[-1] += speeds
+    lines += table(["", "training step, hyper / plain", "inference", "images/s, plain", "images/s, hyper"], rows)
+    lines += ["Hyper WRN-40-1 with one setting changed, times the step as by default:", ""]
+    lines += table(["", "ratio"], [[name, f"{each['ratio']:.2f}"] for name, each in measured["settings"].items()])
+    return lines + [f"The input pipeline alone makes {measured['pipeline_images_per_second']:,.0f} images/s.", ""]
+
+
+def command_lines(measured: dict[str, Any]) -> list[str]:
+    """Whole commands."""
+    one, two = (measured["seconds_of_a_step"][name] for name in ("one process", "two processes"))
+    return [
+        *("## Commands", "", about(measured), ""),
+        f"From `python train.py` to the row of its first step: {measured['seconds_to_first_step']:.1f} s, caches warm.",
+        "",
+        f"A step of a Layer Norm HyperLSTM of 256 units: {one:.3f} s in one process of two threads, {two:.3f} s in two "
+        f"processes of one thread at the same global batch (`torchrun`), {two / one:.2f} times.",
+        "",
+    ]
+
+
+def page(record: dict[str, Any]) -> str:
+    """The whole page."""
+    lines = INTRODUCTION.splitlines() + [""]
+    for part, lines_of in {"recurrent": recurrent_lines, "images": image_lines, "commands": command_lines}.items():
+        if part in record:
+            lines += lines_of(record[part])
+    return "\n".join(lines)
