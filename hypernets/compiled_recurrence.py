@@ -40,39 +40,46 @@ def run_cell_compiled(cell: nn.Module, input: Tensor, state: tuple[Tensor, ...])
     """
     device = input.device.type
     autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    operands = Operands.of(cell, input, state)
+    if state[0].dtype == torch.float64:
+        autocast = None  # as PyTorch has it
+    input_weights, recurrent_weights = cell.input_weights(), cell.recurrent_weights()
+    multiplied = {weight.untyped_storage().data_ptr() for weight in (*input_weights, *recurrent_weights)}
+    in_step = {name: p for name, p in cell.named_parameters() if p.untyped_storage().data_ptr() not in multiplied}
+    operands = Operands(input_weights, recurrent_weights, cell.dropout_masks(input), state, tuple(in_step.values()))
     tensors = [tensor for group in operands for tensor in group]
+    plan = Plan(cell, autocast, autocast or state[0].dtype, tuple(in_step), tuple(map(len, operands)))
     differentiable = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in [input, *tensors])
-    output, *final_state = Recurrence.apply(cell, autocast, differentiable, input, *tensors)
+    output, *final_state = Recurrence.apply(plan, differentiable, input, *tensors)
     return output, cell.state_type(*final_state)
 
 
 class Operands(NamedTuple):
-    """What a cell needs besides its input, in groups of tensors; the masks may be None."""
+    """What a cell computes with besides its input, in groups of tensors."""
 
     input_weights: Sequence[Tensor]
     recurrent_weights: Sequence[Tensor]
-    masks: Sequence[Tensor | None]
-    state: Sequence[Tensor]
-    parameters: Sequence[Tensor]
-
-    @classmethod
-    def of(cls, cell: nn.Module, input: Tensor, state: Sequence[Tensor]) -> "Operands":
-        """Collect them from the cell, and draw the masks of the whole sequence."""
-        parameters = list(cell.parameters())
-        return cls(cell.input_weights(), cell.recurrent_weights(), cell.dropout_masks(input), state, parameters)
-
-    @classmethod
-    def regroup(cls, cell: nn.Module, tensors: Sequence[Tensor | None]) -> "Operands":
-        """Undo the concatenation of the groups."""
-        products, state, parameters = len(cell.input_weights()), len(cell.state_sizes), len(list(cell.parameters()))
-        masks = len(tensors) - 2 * products - state - parameters
-        remaining = iter(tensors)
-        return cls(*(list(islice(remaining, size)) for size in (products, products, masks, state, parameters)))
+    masks: Sequence[Tensor | None]  # for the whole sequence
+    state: Sequence[Tensor]  # before the first step
+    parameters: Sequence[Tensor]  # those that the cell's `forward` reads
 
     def masks_at(self, t: int) -> list[Tensor]:
         """The masks of a time step, without those that are None."""
         return [mask[t] for mask in self.masks if mask is not None]
+
+
+class Plan(NamedTuple):
+    """What there is to know of a computation besides its tensors."""
+
+    cell: nn.Module
+    autocast: torch.dtype | None
+    dtype: torch.dtype  # of the matrix products
+    names: tuple[str, ...]  # of the parameters that the cell's `forward` reads
+    sizes: tuple[int, ...]  # of the groups of operands
+
+    def operands(self, tensors: Sequence[Tensor | None]) -> Operands:
+        """Undo the concatenation of the groups."""
+        remaining = iter(tensors)
+        return Operands(*(list(islice(remaining, size)) for size in self.sizes))
 
 
 class Recurrence(torch.autograd.Function):
@@ -80,17 +87,16 @@ class Recurrence(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, cell: nn.Module, autocast: torch.dtype | None, differentiable: bool, input: Tensor, *tensors: Any
+        ctx: Any, plan: Plan, differentiable: bool, input: Tensor, *tensors: Tensor | None
     ) -> tuple[Tensor, ...]:
         """Return h at every time step, [T, B, H], and the final state."""
-        operands = Operands.regroup(cell, tensors)
+        operands, dtype = plan.operands(tensors), plan.dtype
         steps, batch_size = input.shape[:2]
         block = min(steps, max(1, BLOCK_ROWS // batch_size))
-        dtype = autocast or operands.parameters[0].dtype
         multiply_x = input_multiplier(operands.input_weights, dtype, steps)
         multiply_h = [multiplier(weight.to(dtype), steps) for weight in operands.recurrent_weights]
         parameters = [laid_out_for_steps(parameter) for parameter in operands.parameters]
-        next_state = StepGraph(cell, "next_state", autocast, operands.masks)
+        next_state = StepGraph(plan, "next_state", operands.masks)
 
         h, *memory = (tensor.contiguous() for tensor in operands.state)
         outputs = h.new_empty(steps, *h.shape)
@@ -106,7 +112,7 @@ class Recurrence(torch.autograd.Function):
                 h = outputs[t]
                 memory = next_state([*h_products, *x_products_now, *memory, *operands.masks_at(t), *parameters, h])
         if differentiable:
-            ctx.cell, ctx.autocast, ctx.block = cell, autocast, block
+            ctx.plan, ctx.block = plan, block
             ctx.present = [tensor is not None for tensor in tensors]
             ctx.save_for_backward(input, outputs, *(tensor for tensor in tensors if tensor is not None), *kept)
         return outputs, h.clone(), *memory
@@ -117,22 +123,22 @@ class Recurrence(torch.autograd.Function):
         """Return the gradients of what `forward` takes, from those of what it returns."""
         input, outputs, *saved = ctx.saved_tensors
         remaining = iter(saved)
-        operands = Operands.regroup(ctx.cell, [next(remaining) if present else None for present in ctx.present])
+        plan, block, dtype = ctx.plan, ctx.block, ctx.plan.dtype
+        operands = plan.operands([next(remaining) if present else None for present in ctx.present])
         kept = list(remaining)
         steps, batch_size = input.shape[:2]
-        block, dtype = ctx.block, ctx.autocast or operands.parameters[0].dtype
         multiply_x = input_multiplier(operands.input_weights, dtype, steps)
         multiply_d_h = [multiplier(weight.to(dtype).t(), steps) for weight in operands.recurrent_weights]
         parameters = [laid_out_for_steps(parameter) for parameter in operands.parameters]
-        derivative = StepGraph(ctx.cell, "derivative", ctx.autocast, operands.masks)
+        derivative = StepGraph(plan, "derivative", operands.masks)
 
         of_x = MatrixGradients(operands.input_weights, dtype, block, batch_size)
         of_h = MatrixGradients(operands.recurrent_weights, dtype, block, batch_size)
         d_parameters = [torch.zeros_like(parameter) for parameter in parameters]
-        d_input = torch.empty_like(input) if ctx.needs_input_grad[3] else None
+        d_input = torch.empty_like(input) if ctx.needs_input_grad[2] else None
         d_outputs = d_outputs.contiguous()
         d_h, *d_memory = (tensor.contiguous() for tensor in d_state)
-        d_hs = [d_h] + [torch.zeros_like(d_h)] * (len(multiply_d_h) - 1)
+        d_hs = [d_h.to(dtype)] + [torch.zeros_like(d_h, dtype=dtype)] * (len(multiply_d_h) - 1)
         products, per_step = len(multiply_d_h), len(kept) // steps
         with torch.autocast(input.device.type, enabled=False):
             for first in reversed(range(0, steps, block)):
@@ -153,8 +159,8 @@ class Recurrence(torch.autograd.Function):
                 of_x.add(x if x.is_floating_point() else F.one_hot(x.long(), operands.input_weights[0].shape[1]))
                 if d_input is not None:
                     d_input[first : first + len(x)] = of_x.d_multiplied(operands.input_weights, len(x))
-        d_masks = [None] * len(operands.masks)
-        return None, None, None, d_input, *of_x.totals, *of_h.totals, *d_masks, sum(d_hs), *d_memory, *d_parameters
+        d_h, d_masks = sum(d_hs).to(d_h.dtype), [None] * len(operands.masks)
+        return None, None, d_input, *of_x.totals, *of_h.totals, *d_masks, d_h, *d_memory, *d_parameters
 
 
 class MatrixGradients:
@@ -206,21 +212,19 @@ class StepGraph:
 
     _compiled: WeakKeyDictionary[nn.Module, dict[Any, Callable]] = WeakKeyDictionary()
 
-    def __init__(
-        self, cell: nn.Module, kind: str, autocast: torch.dtype | None, masks: Sequence[Tensor | None]
-    ) -> None:
-        self.cell, self.kind, self.autocast = cell, kind, autocast
+    def __init__(self, plan: Plan, kind: str, masks: Sequence[Tensor | None]) -> None:
+        self.plan, self.kind = plan, kind
         self.drawn = tuple(mask is not None for mask in masks)
-        self.names = [name for name, _ in cell.named_parameters()]
-        self.products, self.memory = len(cell.input_weights()), len(cell.state_sizes) - 1
+        self.products, _, _, state, self.parameters = plan.sizes
+        self.memory = state - 1
         self.function: Callable | None = None
 
     def __call__(self, tensors: list[Tensor]) -> tuple[Tensor, ...]:
         """Run it; all calls of one object are with tensors of the same shapes and layouts."""
         if self.function is None:
             layouts = tuple((t.shape, t.stride(), t.dtype, t.device) for t in tensors)
-            known = self._compiled.setdefault(self.cell, {})
-            key = self.kind, self.autocast, self.drawn, layouts
+            known = self._compiled.setdefault(self.plan.cell, {})
+            key = self.kind, self.plan.autocast, self.drawn, layouts
             if key not in known:
                 known[key] = compile_graph(getattr(self, self.kind), tensors)
             self.function = known[key]
@@ -236,7 +240,7 @@ class StepGraph:
     def derivative(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Differentiate a time step."""
         remaining = iter(tensors)
-        products, parameters = 2 * self.products, len(self.names)
+        products, parameters = 2 * self.products, self.parameters
         inputs = list(islice(remaining, products + self.memory + sum(self.drawn) + parameters))
         d_h = sum(islice(remaining, self.products), start=next(remaining))
         d_memory = list(islice(remaining, self.memory))
@@ -248,7 +252,7 @@ class StepGraph:
         for room, gradient in zip(d_products, gradients, strict=False):
             room.copy_(gradient)
         for total, gradient in zip(d_parameters, gradients[-parameters:], strict=True):
-            if gradient is not None:  # it is for matrices that only multiply x_t and h_{t-1}
+            if gradient is not None:
                 total += gradient
         return gradients[products : products + self.memory]
 
@@ -257,10 +261,10 @@ class StepGraph:
         h_products, x_products = (tuple(islice(remaining, self.products)) for _ in range(2))
         memory = tuple(islice(remaining, self.memory))
         masks = tuple(next(remaining) if drawn else None for drawn in self.drawn)
-        parameters = dict(zip(self.names, remaining, strict=True))
-        device = h_products[0].device.type
-        with torch.autocast(device, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
-            return tuple(functional_call(self.cell, parameters, (h_products, x_products, (None, *memory), masks)))
+        parameters = dict(zip(self.plan.names, remaining, strict=True))
+        device, autocast = h_products[0].device.type, self.plan.autocast
+        with torch.autocast(device, autocast or torch.bfloat16, enabled=autocast is not None):
+            return tuple(functional_call(self.plan.cell, parameters, (h_products, x_products, (None, *memory), masks)))
 
 
 def compile_graph(function: Callable, tensors: list[Tensor]) -> Callable:

@@ -93,19 +93,13 @@ def test_forward_and_all_gradients(kind, num_layers, no_compiler, monkeypatch):
         assert_agree(run(fast, input, state), run(reference, input, state))
 
 
-@pytest.mark.parametrize(
-    ("kind", "dtype", "tolerance"),
-    [
-        ("layer_norm_hyperlstm", torch.float64, 1e-9),
-        pytest.param("layer_norm_hyperlstm", torch.float32, 2e-5, marks=pytest.mark.slow),
-        pytest.param("layer_norm_lstm", torch.float64, 1e-9, marks=pytest.mark.slow),
-        pytest.param("hyperlstm", torch.float64, 1e-9, marks=pytest.mark.slow),
-        pytest.param("hyperrnn_full", torch.float64, 1e-9, marks=pytest.mark.slow),
-    ],
-)
-def test_compiled_forward_and_all_gradients(kind, dtype, tolerance):
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_compiled_forward_and_all_gradients(kind, dtype):
     reference, fast = make_pair(kind, dtype)
     state = random_state(reference, 3)
+    tolerance = 1e-9 if dtype == torch.float64 else 2e-5
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "The time steps of recurrent layers run uncompiled")
         for input in (torch.randn(9, 3, 5, dtype=dtype, requires_grad=True), torch.randint(5, (9, 3))):
@@ -113,6 +107,17 @@ def test_compiled_forward_and_all_gradients(kind, dtype, tolerance):
     fast.eval()
     with torch.no_grad():
         assert_agree([fast(input)[0]], [reference.eval()(input)[0]], tolerance)
+
+
+def test_compiled_with_bfloat16_products():
+    """Compiled code does not check the types of what it is given, and here there are two."""
+    reference, fast = make_pair("layer_norm_hyperlstm", torch.float32)
+    input, state = torch.randn(9, 3, 5), random_state(reference, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual, expected = run(fast, input, state), run(reference, input, state)
+    for one, other in zip(actual, expected, strict=True):
+        assert one.dtype == other.dtype == torch.float32
+        assert (one - other).norm() <= 0.05 * other.norm()
 
 
 def test_without_a_compiler_it_says_so_and_works(monkeypatch):
