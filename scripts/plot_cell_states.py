@@ -50,15 +50,17 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     arguments = parser.parse_args()
     with one_line_errors("plot_cell_states.py"):
+        if arguments.characters < 1:
+            raise ValueError(f"--characters is {arguments.characters}; it must be at least 1.")
         values = [cell_states(run, arguments.characters, arguments.device) for run in arguments.runs]
-    figure, panels = plt.subplots(1, len(values), figsize=(4 * len(values), 3), sharey=True, squeeze=False)
-    for axes, run, shown in zip(panels[0], arguments.runs, values, strict=True):
-        axes.hist(shown.numpy(), bins=100, range=(-1, 1), density=True)
-        axes.set_title(run.name, fontsize=7)
-        axes.set_xlabel("tanh(c_t)")
-    panels[0, 0].set_ylabel("density")
-    figure.tight_layout()
-    figure.savefig(arguments.output, dpi=150)
+        figure, panels = plt.subplots(1, len(values), figsize=(4 * len(values), 3), sharey=True, squeeze=False)
+        for axes, run, shown in zip(panels[0], arguments.runs, values, strict=True):
+            axes.hist(shown.numpy(), bins=100, range=(-1, 1), density=True)
+            axes.set_title(run.name, fontsize=7)
+            axes.set_xlabel("tanh(c_t)")
+        panels[0, 0].set_ylabel("density")
+        figure.tight_layout()
+        figure.savefig(arguments.output, dpi=150)
 
 
 if __name__ == "__main__":

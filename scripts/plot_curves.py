@@ -54,14 +54,14 @@ def main() -> None:
         names = {name for _, _, name in curves}
         if len(names) > 1:
             raise ValueError(f"The runs have different metrics, {', '.join(sorted(names))}; choose one with --metric.")
-    figure, axes = plt.subplots(figsize=(8, 5))
-    for run, (places, values, _) in zip(arguments.runs, curves, strict=True):
-        axes.plot(places, values, label=run.name, marker="." if len(places) < 50 else None)
-    axes.set(xlabel=arguments.axis, ylabel=names.pop().replace("_", " "))
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
-    figure.tight_layout()
-    figure.savefig(arguments.output, dpi=150)
+        figure, axes = plt.subplots(figsize=(8, 5))
+        for run, (places, values, _) in zip(arguments.runs, curves, strict=True):
+            axes.plot(places, values, label=run.name, marker="." if len(places) < 50 else None)
+        axes.set(xlabel=arguments.axis, ylabel=names.pop().replace("_", " "))
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+        figure.tight_layout()
+        figure.savefig(arguments.output, dpi=150)
 
 
 if __name__ == "__main__":

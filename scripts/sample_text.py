@@ -8,26 +8,22 @@ much the row scales d_h of the gates i, g, f and o changed when it was read, dar
 """
 
 import argparse
-import html
 import sys
 from pathlib import Path
 
-import matplotlib
 import matplotlib.pyplot as plt
-import torch
 from matplotlib.patches import Rectangle
-from torch import Tensor, nn
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout, for its packages
 
-from data.text_sources import encode, readable, spelled
+from data.text_sources import readable, spelled
 from models import CharacterModel, build_character_model
 from training import checkpoint
 from training.command_line import one_line_errors
 from training.run_directory import CONFIG, read_settings
+from training.text_samples import GATES, page, sample, shades, visible
 
-GATES = "igfo"
-COLOURS = matplotlib.colormaps["Blues"]
 CHARACTERS_A_LINE = 80
 
 
@@ -48,67 +44,6 @@ def load_model(run: Path) -> CharacterModel:
     return model.eval()
 
 
-@torch.no_grad()
-def sample(
-    model: CharacterModel, prompt: str, length: int, temperature: float, seed: int = 0
-) -> tuple[str, Tensor | None]:
-    """Write a text that begins with a prompt.
-
-    Args:
-        model: in evaluation mode.
-        prompt: at least one character.
-        length: characters to write after the prompt.
-        temperature: logits are divided by it; at 0 each character is the most likely one.
-        seed: of the draws.
-
-    Returns:
-        The text, prompt included, as the vocabulary spells it; and for a HyperLSTM the norm of the change of each
-        gate's row scales d_h when each character was read, in the topmost layer, [characters, 4], zero for the first.
-
-    Raises:
-        ValueError: an empty prompt, one with a character that the model does not know, or a negative temperature.
-    """
-    if not prompt or length < 0 or temperature < 0:
-        raise ValueError(
-            f"prompt is {prompt!r}, length {length} and temperature {temperature}; the prompt needs at least one "
-            "character, and neither of the others may be negative."
-        )
-    vocabulary = model.vocabulary
-    ids = torch.tensor(encode(spelled(prompt, vocabulary), vocabulary, "the prompt")).long().tolist()
-    generator = torch.Generator().manual_seed(seed)
-    cell = model.recurrent_layer.cells[-1]
-    end, state, scales = len(ids) + length, None, []
-    for position in range(end):
-        logits, state = model(torch.tensor([[ids[position]]]), state)
-        if hasattr(cell, "row_scales"):
-            scales.append(row_scales(cell, state.hyper_h[-1]))
-        if len(ids) == position + 1 < end:
-            probabilities = (logits[0, 0] / max(temperature, 1e-6)).softmax(-1)
-            ids.append(int(torch.multinomial(probabilities, 1, generator=generator)))
-    text = "".join(vocabulary[index] for index in ids)
-    if not scales:
-        return text, None
-    changes = torch.stack(scales).diff(dim=0).norm(dim=-1)  # [characters - 1, 4]
-    return text, torch.cat([torch.zeros(1, len(GATES)), changes])
-
-
-def row_scales(cell: nn.Module, hyper_h: Tensor) -> Tensor:
-    """The scales d_h of the rows of each gate's W_h [4, H], from the hyper cell's output [1, H^] (Eq. 11-12)."""
-    d_h, _, _ = cell.row_scales(*cell.embeddings(hyper_h))
-    return d_h[0]
-
-
-def shades(changes: Tensor) -> list[list[str]]:
-    """A colour, #rrggbb, for each change [characters, 4]: white for none, the darkest for the gate's largest."""
-    share = changes / changes.max(dim=0).values.clamp_min(torch.finfo(torch.float32).tiny)
-    return [[matplotlib.colors.to_hex(COLOURS(value)) for value in row] for row in share.tolist()]
-
-
-def visible(character: str) -> str:
-    """A character as it can be shown alone."""
-    return "\N{RETURN SYMBOL}" if character == "\n" else character if character.isprintable() else "\N{MIDDLE DOT}"
-
-
 def draw(text: str, changes: Tensor, path: Path) -> None:
     """Write Figure 4 for a text and the changes of its row scales [characters, 4] to a picture file."""
     lines = -(-len(text) // CHARACTERS_A_LINE)
@@ -127,22 +62,6 @@ def draw(text: str, changes: Tensor, path: Path) -> None:
     plt.close(figure)
 
 
-def page(text: str, changes: Tensor) -> str:
-    """The same as an HTML page."""
-    cells = []
-    for character, colours in zip(text, shades(changes), strict=True):
-        bars = "".join(f'<i style="background:{colour}"></i>' for colour in colours)
-        cells.append(f"<span>{html.escape(visible(character))}{bars}</span>" + "<br>" * (character == "\n"))
-    style = (
-        "body{font:16px/1 monospace}span{display:inline-block;width:1ch;margin-bottom:8px;white-space:pre}"
-        "i{display:block;height:4px}"
-    )
-    title = "Change of the row scales of the gates i, g, f, o (from above), darker for more"
-    return f'<!DOCTYPE html><meta charset="utf-8"><title>{title}</title><style>{style}</style><p>{title}</p>' + "".join(
-        cells
-    )
-
-
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -156,7 +75,8 @@ def main() -> None:
     arguments = parser.parse_args()
     with one_line_errors("sample_text.py"):
         model = load_model(arguments.run)
-        text, changes = sample(model, arguments.prompt, arguments.length, arguments.temperature, arguments.seed)
+        prompt = spelled(arguments.prompt, model.vocabulary)
+        text, changes = sample(model, prompt, arguments.length, arguments.temperature, arguments.seed)
         print(readable(text))
         if (arguments.figure or arguments.html) and changes is None:
             raise ValueError(

@@ -9,6 +9,8 @@ from training.run_directory import RunDirectory
 class NoLogger:
     """Logs nothing: logger=none, and all processes but the first."""
 
+    shows_images = False
+
     def log(self, row: Mapping[str, Any], images: Mapping[str, Any] | None = None) -> None:
         """Ignore a row."""
 

@@ -160,7 +160,7 @@ class Trainer:
                 if row and self.processes.is_first:
                     row = _position(state.step, train_split.steps_per_epoch, train_split.examples_per_step) | row
                     self.run.append_metrics(row)
-                    images = self.task.images() if validate else None
+                    images = self.task.images() if validate and self.logger.shows_images else None
                     self.logger.log({**row, "speed/examples_per_second": speed}, images)
                     _show(progress, row, self.task.metric, speed, budget.steps)
                 if save or stop:

@@ -7,7 +7,7 @@ computation of a step, kernel penalty included. The loop knows only what stands 
     main_network               the module whose state is saved
     forward(batch, carried)    -> loss (a scalar), carried state for the next step
     evaluate(batches)          -> {"loss": ..., metric: ...} over a whole split
-    images()                   -> {name: picture} to log beside the metrics
+    images()                   -> {name: picture, or page as HTML} to log beside the metrics, if a logger shows them
     compile()                  what `compile=true` does: for images PyTorch's own, of the whole forward pass
 
 The carried state is a tensor, a tuple of tensors, or None: before the first step, and for tasks whose batches are
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from hypernets import detach_state
 from training.kernel_images import kernel_image
+from training.text_samples import row_scales_page, shows_row_scales
 
 
 class ImageClassification(nn.Module):
@@ -122,9 +123,10 @@ class CharacterModelling(nn.Module):
         """Compile a time step of the recurrent layer; the whole pass would be unrolled into one graph of all steps."""
         self.main_network.recurrent_layer.compile()
 
-    def images(self) -> dict[str, np.ndarray]:
-        """Nothing to picture without a text; see scripts/sample_text.py."""
-        return {}
+    def images(self) -> dict[str, str]:
+        """A text that the main network writes and how its row scales change, as HTML (Figure 4); only a HyperLSTM's."""
+        network = self.main_network
+        return {"text/row_scales": row_scales_page(network)} if shows_row_scales(network) else {}
 
     @torch.no_grad()
     def evaluate(

@@ -38,7 +38,10 @@ class WandbLogger:
     Attributes:
         address: where to look: the run's URL online, the directory of this fragment offline.
         last_step: the last step that W&B has, -1 if none.
+        shows_images: whether it is worth making images for it.
     """
+
+    shows_images = True
 
     def __init__(
         self,
@@ -106,15 +109,15 @@ class WandbLogger:
         for axis in ("step", "epoch", "examples"):
             self._run.define_metric(axis)
         self._run.define_metric("*", step_metric="step")
-        self._image = wandb.Image
+        self._image, self._html = wandb.Image, wandb.Html
         self._started_after = self.last_step
 
-    def log(self, row: Mapping[str, float], images: Mapping[str, np.ndarray] | None = None) -> None:
+    def log(self, row: Mapping[str, float], images: Mapping[str, np.ndarray | str] | None = None) -> None:
         """Logs all there is about one step; does nothing if an earlier process logged that step.
 
         Args:
             row: "step" (whole, rising from call to call), "epoch", "examples" and the metrics.
-            images: uint8 arrays of shape [height, width, 3] by name.
+            images: uint8 arrays of shape [height, width, 3], or HTML pages, by name.
 
         Raises:
             ValueError: on a step that does not rise, or an image of another type or shape.
@@ -126,6 +129,9 @@ class WandbLogger:
             raise ValueError(f"Step {step} cannot follow step {self.last_step} in the W&B log.")
         values = dict(row)
         for name, image in (images or {}).items():
+            if isinstance(image, str):
+                values[name] = self._html(image, inject=False, data_is_not_path=True)
+                continue
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 found = f"{image.dtype} {list(image.shape)}"
                 raise ValueError(f"Image {name} must be uint8 [height, width, 3], not {found}.")

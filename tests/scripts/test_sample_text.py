@@ -7,7 +7,6 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import matplotlib
 import pytest
 import torch
 
@@ -16,7 +15,6 @@ from models import CharacterModel
 from training import checkpoint
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-matplotlib.use("Agg")
 
 
 def load_script(name):
@@ -96,7 +94,7 @@ def test_changes_of_the_row_scales():
 
 def test_text_of_bytes():
     model = small_model(partial(LSTM, **SIZES), vocabulary="a\udca9\udcc3")
-    text, changes = sample_text.sample(model, "é", 0, temperature=1.0)
+    text, changes = sample_text.sample(model, sample_text.spelled("é", model.vocabulary), 0, temperature=1.0)
     assert sample_text.readable(text) == "é" and len(text) == 2 and changes is None
 
 
@@ -105,15 +103,14 @@ def test_mistakes():
     for arguments in (("", 5, 1.0), ("a", -1, 1.0), ("a", 5, -0.1)):
         with pytest.raises(ValueError, match="prompt needs at least one"):
             sample_text.sample(model, *arguments)
-    with pytest.raises(ValueError, match="'x', at position 1 of the prompt"):
+    with pytest.raises(ValueError, match="'x' of the prompt is not among"):
         sample_text.sample(model, "ax", 5, 1.0)
 
 
 def test_darkest_where_the_change_is_largest():
     shades = sample_text.shades(torch.tensor([[0.0, 0.0], [1.0, 3.0], [2.0, 0.0]]))
-    white, darkest = sample_text.COLOURS(0.0), sample_text.COLOURS(1.0)
-    to_hex = matplotlib.colors.to_hex
-    assert shades[0] == [to_hex(white)] * 2 and shades[2][0] == shades[1][1] == to_hex(darkest)
+    assert shades == [["#e8eff8"] * 2, ["#7890b2", "#08306b"], ["#08306b", "#e8eff8"]]
+    assert sample_text.shades(torch.zeros(1, 4)) == [["#e8eff8"] * 4]
 
 
 def test_command_writes_text_picture_and_page(run, tmp_path, monkeypatch, capsys):
@@ -124,15 +121,20 @@ def test_command_writes_text_picture_and_page(run, tmp_path, monkeypatch, capsys
     text = capsys.readouterr().out[:-1]
     assert text.startswith("a<b") and len(text) == 93
     assert picture.read_bytes().startswith(b"\x89PNG")
-    shown = re.findall("<span>(.*?)<i.*?</span>", page.read_text(encoding="utf-8"))
+    written = page.read_text(encoding="utf-8")
+    shown = re.findall("<span>(.*?)<i.*?</span>", written)
     assert "".join(map(html.unescape, shown)) == "".join(map(sample_text.visible, text))
+    assert written.count("<br>") == text.count("\n") > 0 and written.count("<i ") == 4 * len(text)
+    assert "src=" not in written and "http" not in written  # all in one file
 
 
-def test_run_without_row_scales_and_folder_without_a_run(run, tmp_path, monkeypatch):
+def test_run_without_row_scales_run_of_images_and_folder_without_a_run(run, image_run, tmp_path, monkeypatch):
     (run / "config.yaml").write_text(CONFIG.split("hypernet:")[0] + "hypernet: {name: none}")
     model = small_model(partial(LSTM, layer_norm=True, **SIZES))
     checkpoint.save_best(run, {"step": 1, "main_network": model.state_dict()})
-    for folder, words in ((run, "hypernet=hyperlstm"), (tmp_path / "nothing", "There is no run")):
+    nothing = tmp_path / "nothing"
+    mistakes = ((run, "hypernet=hyperlstm"), (image_run, "does not write text"), (nothing, "There is no run"))
+    for folder, words in mistakes:
         command = ["sample_text.py", str(folder), "--prompt", "a", "--figure", str(tmp_path / "sample.png")]
         monkeypatch.setattr(sys, "argv", command)
         with pytest.raises(SystemExit, match=words):

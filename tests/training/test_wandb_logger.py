@@ -215,6 +215,17 @@ def test_half_a_record_and_empty_fragments(finished, tmp_path):
     assert [each["step"] for each in history(inspect(path))] == list(range(last + 1))
 
 
+def test_page(tmp_path):
+    logger = WandbLogger(tmp_path, mode="offline", **RUN)
+    logger.log(row(0), {"text/row_scales": "<p>a é \N{RETURN SYMBOL}</p>"})
+    logger.finish()
+    (fragment,) = fragments(tmp_path)
+    (logged,) = history(inspect(fragment))
+    assert logged["text/row_scales._type"] == "html-file"
+    page = fragment / "files" / logged["text/row_scales.path"]
+    assert page.read_text(encoding="utf-8") == "<p>a é \N{RETURN SYMBOL}</p>", "without a style sheet from W&B"
+
+
 def test_refusals(finished, tmp_path):
     with pytest.raises(ValueError, match="offline or online"):
         WandbLogger(tmp_path, mode="cloud", **RUN)

@@ -1,0 +1,75 @@
+"""How the tests start a script of scripts/, and the small runs that scripts read."""
+
+import io
+import runpy
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import matplotlib
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+matplotlib.use("Agg")
+
+
+@pytest.fixture
+def call_script(monkeypatch):
+    """Runs a script in this process: call_script(name, *arguments), the outcome as of a process of its own."""
+
+    def call(name, *arguments):
+        stdout, stderr, returncode = io.StringIO(), io.StringIO(), 0
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # the scripts set it; this restores it
+        with redirect_stdout(stdout), redirect_stderr(stderr):
+            try:
+                runpy.run_path(str(SCRIPTS / name), run_name="__main__")
+            except SystemExit as end:
+                returncode = end.code
+                if isinstance(returncode, str):  # what Python does with sys.exit("message")
+                    print(returncode, file=sys.stderr)
+                    returncode = 1
+        return subprocess.CompletedProcess(arguments, returncode, stdout.getvalue(), stderr.getvalue())
+
+    return call
+
+
+@pytest.fixture
+def assert_refused(call_script, tmp_path):
+    """Checks that a script refuses its arguments with one line that has all the words, and writes no picture."""
+
+    def check(name, *arguments, words):
+        picture = tmp_path / "refused.png"
+        done = call_script(name, *arguments, "--output", picture)
+        assert done.returncode not in (0, None), done
+        assert done.stderr.startswith(f"{name}: ") and done.stderr.count("\n") == 1, done.stderr
+        assert all(word in done.stderr for word in words), done.stderr
+        assert not picture.exists()
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def text_runs(make_launcher, tmp_path_factory):
+    """The directories of two finished runs on a text of 2,000 characters: of an LSTM, and of a HyperLSTM."""
+    folder = tmp_path_factory.mktemp("text_runs")
+    (folder / "my.txt").write_text("the quick brown fox\n" * 100)
+    launcher = make_launcher(folder / "runs")
+    for hypernet in ("none", "hyperlstm"):
+        sizes = ["main_net.hidden_size=6"] + ["hypernet.hyper_size=4"] * (hypernet == "hyperlstm")
+        text = [f"dataset.path={folder / 'my.txt'}", "dataset.batch_size=4", "dataset.sequence_length=10"]
+        budget = ["budget.steps=4", "budget.log_every=2", "budget.validate_every=2", "budget.checkpoint_every=4"]
+        settings = ["main_net=lstm", f"hypernet={hypernet}", "dataset=text", "dataset.warm_up=20", "logger=none"]
+        done = launcher.call(*settings, "device=cpu", f"runs={launcher.runs}", *sizes, *text, *budget)
+        assert done.returncode == 0, done.stderr
+    return sorted(launcher.runs.iterdir(), key=lambda run: "hyperlstm" in run.name)
+
+
+@pytest.fixture(scope="session")
+def image_run(make_launcher, tmp_path_factory):
+    """The directory of a finished run of an image classifier."""
+    launcher = make_launcher(tmp_path_factory.mktemp("image_run"))
+    done = launcher.call(*launcher.new("budget.steps=1", "budget.validate_every=1"))
+    assert done.returncode == 0, done.stderr
+    return launcher.only_run()
