@@ -1,4 +1,4 @@
-"""Measure what hypernetworks cost, in one run of about twenty minutes; writes results/performance.json and .md.
+"""Measure what hypernetworks cost, in one run; writes results/performance.json, which make_tables.py makes pages of.
 
     python scripts/benchmark.py [--rounds 9] [--output results]
     python scripts/benchmark.py --only recurrent   # or images, or commands: the others keep their last figures
@@ -90,9 +90,7 @@ def main() -> None:
         print(f"{part}: done", flush=True)
     arguments.output.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n")
-    page = report.page(record)
-    path.with_suffix(".md").write_text(page)
-    print(page)
+    print(report.page(record, []))
 
 
 if __name__ == "__main__":

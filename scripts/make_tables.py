@@ -1,10 +1,10 @@
-"""Make the pages of results/ and the table in the README from the records in results/runs/, and from nothing else.
+"""Make the pages of results/ and the figures in the README from the records in results/, and from nothing else.
 
     python scripts/make_tables.py            # write them
     python scripts/make_tables.py --check    # only say which differ from the records; exit status 1 if any does
 
 A row of the paper without a record says "not run". What the tables mean stands in results/comments/TABLE.md, which is
-copied into the page. Records come from scripts/record_result.py.
+copied into the page. Records of runs come from scripts/record_result.py, performance.json from scripts/benchmark.py.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout, for its packages
 
+from scripts.benchmarks import report
 from scripts.paper_tables import ROWS, Row
 from training.command_line import one_line_errors
 
@@ -154,12 +155,16 @@ def pages(project: Path) -> dict[Path, str]:
     results = project / "results"
     records = read_records(results / "runs")
     made = {results / f"{table}.md": page(table, records, results / "comments") for table in TITLES}
+    performance = json.loads((results / "performance.json").read_text())
+    precision_runs = [json.loads(path.read_text()) for path in sorted((results / "precision").glob("*.json"))]
+    made[results / "performance.md"] = report.page(performance, precision_runs)
     for path, link in ((project / "README.md", "results/"), (results / "README.md", "")):
         before, begin, rest = path.read_text().partition(BEGIN)
         _, end, after = rest.partition(END)
         if not begin or not end:
             raise ValueError(f"{path} has no place for the table: the lines {BEGIN} and {END}.")
-        made[path] = "\n".join([before + BEGIN, "", *summary_lines(records, link), "", END]) + after
+        lines = [*summary_lines(records, link), "", report.summary(performance, link)]
+        made[path] = "\n".join([before + BEGIN, "", *lines, "", END]) + after
     return made
 
 

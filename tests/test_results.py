@@ -89,12 +89,3 @@ def test_the_rows_have_the_counts_of_the_networks():
         table, name = row.experiment.split("/")
         key = name if table in ("table3", "table4") else row.network
         assert counted[f"Table {table[5]}", key] == row.counted
-
-
-def test_the_benchmark_is_shown():
-    record = json.loads((PROJECT / "results" / "performance.json").read_text())
-    front = (PROJECT / "README.md").read_text()
-    for width in (1, 2):
-        assert f"{record[f'wrn_40_{width}']['training_step_ratio']:.3f}" in front
-        assert f"{record[f'wrn_40_{width}']['inference_ratio']:.3f}" in front
-    assert f"{record['pipeline_images_per_second']:,.0f}" in front
