@@ -122,19 +122,26 @@ def page(record: dict[str, Any], precision_runs: list[dict[str, Any]]) -> str:
 
 def summary(record: dict[str, Any], link: str) -> str:
     """A paragraph on what it all comes to, with a link to the page."""
-    layers, loops = (record["recurrent"][key]["128"] for key in ("against_built_in", "against_loop"))
-    ratios = ", ".join(f"{layers[name]['ratio']:.2f} ({name})" for name in loops)
-    faster = ", ".join(f"{loop:.1f}" for loop in loops.values())
-    steps, passes = (
-        ", ".join(
-            f"{each[kind]['hyper']['ratio']:.3f} ({name})" for name, each in record["images"]["wide_resnets"].items()
+    parts = []
+    if "recurrent" in record:
+        layers, loops = (record["recurrent"][key]["128"] for key in ("against_built_in", "against_loop"))
+        ratios = ", ".join(f"{layers[name]['ratio']:.2f} ({name})" for name in loops)
+        faster = ", ".join(f"{loop:.1f}" for loop in loops.values())
+        parts.append(
+            f"On the fast path a training step with 1000 units takes {ratios} times that of {BUILT_IN} at batch 128, "
+            f"and is {faster} times as fast as the loop over time."
         )
-        for kind in ("training", "inference")
+    if "images" in record:
+        networks = record["images"]["wide_resnets"]
+        steps, passes = (
+            ", ".join(f"{each[kind]['hyper']['ratio']:.3f} ({name})" for name, each in networks.items())
+            for kind in ("training", "inference")
+        )
+        parts.append(
+            f"A training step of a hyper Wide ResNet takes {steps} times the plain one's, inference {passes}. The "
+            f"input pipeline alone makes {record['images']['pipeline_images_per_second']:,.0f} images/s."
+        )
+    introduction = (
+        f"[What a hypernetwork costs]({link}performance.md), measured side by side on two cores, not on a GPU."
     )
-    pipeline = f"{record['images']['pipeline_images_per_second']:,.0f} images/s"
-    return (
-        f"[What a hypernetwork costs]({link}performance.md), measured side by side on two cores, not on a GPU: on the "
-        f"fast path a training step with 1000 units takes {ratios} times that of {BUILT_IN} at batch 128, and is "
-        f"{faster} times as fast as the loop over time. A training step of a hyper Wide ResNet takes {steps} times the "
-        f"plain one's, inference {passes}. The input pipeline alone makes {pipeline}."
-    )
+    return " ".join([introduction, *parts])
