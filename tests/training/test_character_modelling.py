@@ -144,13 +144,14 @@ def test_learns_a_text_that_the_carried_state_decides(make_layer):
     task = CharacterModelling(CharacterModel(partial(make_layer, hidden_size=16), "ab"))
     streams = TrainingStreams(np.tile(cycle, 100), batch_size=4, sequence_length=5)
     optimizer = torch.optim.Adam(task.parameters(), 0.02)
-    carried = None
+    carried, losses = None, []
     for step in range(200):
         loss, carried = task(streams.batch(step), carried)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert loss < 0.1
+        losses.append(loss.item())
+    assert np.median(losses[-40:]) < 0.1  # not the last alone: at this rate single steps go astray
 
 
 # Runs
