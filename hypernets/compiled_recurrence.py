@@ -93,7 +93,7 @@ class Recurrence(torch.autograd.Function):
         operands, dtype = plan.operands(tensors), plan.dtype
         steps, batch_size = input.shape[:2]
         block = min(steps, max(1, BLOCK_ROWS // batch_size))
-        multiply_x = input_multiplier(operands.input_weights, dtype, steps)
+        multiply_x = input_multiplier(operands.input_weights, dtype, input)
         multiply_h = [multiplier(weight.to(dtype), steps) for weight in operands.recurrent_weights]
         parameters = [laid_out_for_steps(parameter) for parameter in operands.parameters]
         next_state = StepGraph(plan, "next_state", operands.masks)
@@ -105,7 +105,8 @@ class Recurrence(torch.autograd.Function):
             for t in range(steps):
                 if t % block == 0:
                     x_products = multiply_x(input[t : t + block])
-                h_products = [multiply(h.to(dtype)) for multiply in multiply_h]
+                rounded_h = h.to(dtype)
+                h_products = [multiply(rounded_h) for multiply in multiply_h]
                 if differentiable:
                     kept += [*h_products, *memory]
                 x_products_now = [product[t % block] for product in x_products]
@@ -127,7 +128,7 @@ class Recurrence(torch.autograd.Function):
         operands = plan.operands([next(remaining) if present else None for present in ctx.present])
         kept = list(remaining)
         steps, batch_size = input.shape[:2]
-        multiply_x = input_multiplier(operands.input_weights, dtype, steps)
+        multiply_x = input_multiplier(operands.input_weights, dtype, input)
         multiply_d_h = [multiplier(weight.to(dtype).t(), steps) for weight in operands.recurrent_weights]
         parameters = [laid_out_for_steps(parameter) for parameter in operands.parameters]
         derivative = StepGraph(plan, "derivative", operands.masks)
@@ -292,15 +293,17 @@ def laid_out_for_steps(parameter: Tensor) -> Tensor:
     return parameter.t().contiguous().t() if is_narrow else parameter.contiguous()
 
 
-def input_multiplier(weights: Sequence[Tensor], dtype: torch.dtype, steps: int) -> Callable[[Tensor], list[Tensor]]:
-    """Return the function from inputs [T, B, I] or token ids [T, B] to their products, each [T, B, rows]."""
+def input_multiplier(weights: Sequence[Tensor], dtype: torch.dtype, input: Tensor) -> Callable[[Tensor], list[Tensor]]:
+    """Return the function from a part of the input, vectors or token ids, to its products, each [T, B, rows]."""
     weights = [weight.to(dtype) for weight in weights]
-    multipliers = [multiplier(weight, steps) for weight in weights]
+    if not input.is_floating_point():
+        columns = [weight.t().contiguous() for weight in weights]
+        return lambda ids: [F.embedding(ids.long(), each) for each in columns]
+    multipliers = [multiplier(weight, len(input)) for weight in weights]
 
     def multiply(x: Tensor) -> list[Tensor]:
-        if x.is_floating_point():
-            return [multiply(x.to(dtype)) for multiply in multipliers]
-        return [F.embedding(x.long(), weight.t().contiguous()) for weight in weights]
+        x = x.to(dtype)
+        return [multiply_by_one(x) for multiply_by_one in multipliers]
 
     return multiply
 

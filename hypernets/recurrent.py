@@ -164,12 +164,12 @@ def run_cell(cell: nn.Module, input: Tensor, state: tuple[Tensor, ...]) -> tuple
     outputs = []
     for t in range(input.shape[0]):
         state = cell(
-            tuple(F.linear(state[0], weight) for weight in recurrent_weights),
+            tuple(F.linear(state.h, weight) for weight in recurrent_weights),
             tuple(product[t] for product in x_products),
             state,
             tuple(None if mask is None else mask[t] for mask in masks),
         )
-        outputs.append(state[0])
+        outputs.append(state.h)
     return torch.stack(outputs), state
 
 

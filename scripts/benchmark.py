@@ -75,12 +75,14 @@ def main() -> None:
     parser.add_argument("--only", choices=PARTS, help="measure one part; the others keep their last figures")
     parser.add_argument("--output", type=Path, default=PROJECT / "results", help="the folder of performance.json")
     arguments = parser.parse_args()
+    if arguments.rounds < 1:
+        parser.error(f"--rounds is {arguments.rounds}; it must be at least 1")
     device = start_processes("auto").device
     path = arguments.output / "performance.json"
     record = json.loads(path.read_text()) if arguments.only and path.exists() else {}
     for part in [arguments.only] if arguments.only else PARTS:
         about = {
-            "command": f"python scripts/benchmark.py --rounds {arguments.rounds}",
+            "command": " ".join(["python scripts/benchmark.py", *sys.argv[1:]]),
             "commit": provenance.commit(),
             "versions": provenance.versions(),
             "hardware": provenance.hardware(device, 1),

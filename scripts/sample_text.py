@@ -17,7 +17,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout, for its packages
 
-from data.text_sources import readable, spelled
+from data.text_sources import encode, readable, spelled
 from models import CharacterModel, build_character_model
 from training import checkpoint
 from training.command_line import one_line_errors
@@ -75,7 +75,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with one_line_errors("sample_text.py"):
         model = load_model(arguments.run)
-        prompt = spelled(arguments.prompt, model.vocabulary)
+        prompt = encode(spelled(arguments.prompt, model.vocabulary), model.vocabulary, "the prompt").tolist()
         text, changes = sample(model, prompt, arguments.length, arguments.temperature, arguments.seed)
         print(readable(text))
         if (arguments.figure or arguments.html) and changes is None:

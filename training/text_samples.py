@@ -1,6 +1,7 @@
 """Text that a character model writes, and where its hypernetwork changes the weights meanwhile (Figure 4)."""
 
 import html
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,9 @@ LOGGED_CHARACTERS = 300
 
 
 @torch.no_grad()
-def sample(model: nn.Module, prompt: str, length: int, temperature: float, seed: int = 0) -> tuple[str, Tensor | None]:
+def sample(
+    model: nn.Module, prompt: Sequence[int], length: int, temperature: float, seed: int = 0
+) -> tuple[str, Tensor | None]:
     """Write a text that begins with a prompt.
 
     The model computes as in evaluation and is then in the mode in which it was; PyTorch's own random numbers are left
@@ -21,7 +24,7 @@ def sample(model: nn.Module, prompt: str, length: int, temperature: float, seed:
 
     Args:
         model: a `CharacterModel`, on any device.
-        prompt: at least one character, as the vocabulary spells it (data/text_sources.py).
+        prompt: the ids of at least one character.
         length: characters to write after the prompt.
         temperature: logits are divided by it; at 0 each character is the most likely one.
         seed: of the draws.
@@ -31,21 +34,15 @@ def sample(model: nn.Module, prompt: str, length: int, temperature: float, seed:
         gate's row scales d_h when each character was read, in the topmost layer, [characters, 4], zero for the first.
 
     Raises:
-        ValueError: an empty prompt, one with a character that the model does not know, or a negative temperature.
+        ValueError: an empty prompt, or a negative length or temperature.
     """
     if not prompt or length < 0 or temperature < 0:
         raise ValueError(
-            f"prompt is {prompt!r}, length {length} and temperature {temperature}; the prompt needs at least one "
-            "character, and neither of the others may be negative."
+            f"The prompt has {len(prompt)} characters, length is {length} and temperature {temperature}; the prompt "
+            "needs at least one character, and neither of the others may be negative."
         )
     vocabulary, layer = model.vocabulary, model.recurrent_layer
-    unknown = [character for character in prompt if character not in vocabulary]
-    if unknown:
-        raise ValueError(
-            f"The character {unknown[0]!r} of the prompt is not among the {len(vocabulary)} characters of the "
-            f"vocabulary, {vocabulary!r}; replace it."
-        )
-    ids = [vocabulary.index(character) for character in prompt]
+    ids = list(prompt)
     generator = torch.Generator().manual_seed(seed)
     states = [cell.state_type(*(tensor[0] for tensor in layer.initial_state(1))) for cell in layer.cells]
     end, scales = len(ids) + length, []
@@ -129,5 +126,5 @@ def page(text: str, changes: Tensor) -> str:
 
 def row_scales_page(model: nn.Module) -> str:
     """Figure 4 for a text of the model's own, as training logs it: always the same draws, at temperature 1."""
-    vocabulary = model.vocabulary
-    return page(*sample(model, "\n" if "\n" in vocabulary else vocabulary[0], LOGGED_CHARACTERS, temperature=1.0))
+    first = max(model.vocabulary.find("\n"), 0)
+    return page(*sample(model, [first], LOGGED_CHARACTERS, temperature=1.0))

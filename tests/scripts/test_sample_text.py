@@ -58,9 +58,15 @@ def test_model_of_a_run(run):
     assert model.vocabulary == "\n <ab" and torch.equal(model(ids)[0], small_model()(ids)[0])
 
 
+def sample(model, prompt, *arguments, **options):
+    return sample_text.sample(
+        model, sample_text.encode(prompt, model.vocabulary, "the prompt").tolist(), *arguments, **options
+    )
+
+
 def test_most_likely_text_continues_the_prompt():
     model = small_model()
-    text, _ = sample_text.sample(model, "ab", 20, temperature=0)
+    text, _ = sample(model, "ab", 20, 0)
     assert text.startswith("ab") and len(text) == 22
     ids = torch.tensor([model.vocabulary.index(character) for character in text])[:, None]
     with torch.no_grad():
@@ -70,16 +76,16 @@ def test_most_likely_text_continues_the_prompt():
 
 def test_draws_follow_temperature_and_seed():
     model = small_model()
-    first, second, other = (sample_text.sample(model, "a", 60, 1.0, seed=seed)[0] for seed in (0, 0, 1))
+    first, second, other = (sample(model, "a", 60, 1.0, seed=seed)[0] for seed in (0, 0, 1))
     assert first == second != other
-    assert sample_text.sample(model, "a", 60, 0.0, seed=0)[0] == sample_text.sample(model, "a", 60, 0.001, seed=1)[0]
-    hot = [sample_text.sample(model, "a", 400, 1000.0)[0].count(character) for character in model.vocabulary]
+    assert sample(model, "a", 60, 0.0, seed=0)[0] == sample(model, "a", 60, 0.001, seed=1)[0]
+    hot = [sample(model, "a", 400, 1000.0)[0].count(character) for character in model.vocabulary]
     assert min(hot) > 50  # of 80 each
 
 
 def test_changes_of_the_row_scales():
     model = small_model()
-    text, changes = sample_text.sample(model, "ab", 8, temperature=1.0)
+    text, changes = sample(model, "ab", 8, 1.0)
     ids = torch.tensor([model.vocabulary.index(character) for character in text])[:, None]
     cell, scales = model.recurrent_layer.cells[-1], []
     with torch.no_grad():
@@ -94,7 +100,7 @@ def test_changes_of_the_row_scales():
 
 def test_text_of_bytes():
     model = small_model(partial(LSTM, **SIZES), vocabulary="a\udca9\udcc3")
-    text, changes = sample_text.sample(model, sample_text.spelled("é", model.vocabulary), 0, temperature=1.0)
+    text, changes = sample(model, sample_text.spelled("é", model.vocabulary), 0, 1.0)
     assert sample_text.readable(text) == "é" and len(text) == 2 and changes is None
 
 
@@ -102,9 +108,9 @@ def test_mistakes():
     model = small_model()
     for arguments in (("", 5, 1.0), ("a", -1, 1.0), ("a", 5, -0.1)):
         with pytest.raises(ValueError, match="prompt needs at least one"):
-            sample_text.sample(model, *arguments)
-    with pytest.raises(ValueError, match="'x' of the prompt is not among"):
-        sample_text.sample(model, "ax", 5, 1.0)
+            sample(model, *arguments)
+    with pytest.raises(ValueError, match="'x', at position 1 of the prompt"):
+        sample(model, "ax", 5, 1.0)
 
 
 def test_darkest_where_the_change_is_largest():
