@@ -1,7 +1,5 @@
 """What the recurrent layers cost, against torch.nn.LSTM of the same width and against their own loop."""
 
-import resource
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +12,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from hypernets import LSTM, HyperLSTM
-from scripts.benchmarks.timing import alternate, timed
+from scripts.benchmarks.timing import alternate
 
 PROJECT = Path(__file__).resolve().parents[2]
 VOCABULARY, UNITS, STEPS = 50, 1000, 100  # Table 3; hyper cell of 128 units, N_z = 4
@@ -118,11 +116,17 @@ def print_peak(name: str, batch_size: int) -> None:
     device = torch.device("cpu")
     layer = make_layer(name, device)
     training_step(layer, batch_size, device, steps=2)()  # whatever is compiled or loaded for it
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident_peak()
     step = training_step(layer, batch_size, device)
     for _ in range(3):
         step()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3)
+    print(resident_peak() - before)
+
+
+def resident_peak() -> float:
+    """The highest resident memory of this process so far in MB, by Linux; getrusage would count its parent's."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1e3
 
 
 def sampling_characters_per_second(rounds: int, device: torch.device) -> dict[str, float]:
@@ -144,9 +148,11 @@ def sampling_characters_per_second(rounds: int, device: torch.device) -> dict[st
 def scaling(rounds: int, device: torch.device) -> dict[str, dict[str, dict[str, float]]]:
     """Seconds of training steps of the Layer Norm HyperLSTM and of torch.nn.LSTM as one size changes; B = 32."""
 
-    def seconds(name: str, batch_size: int = 32, steps: int = STEPS, **sizes: int) -> float:
-        step = training_step(make_layer(name, device, **sizes), batch_size, device, steps=steps)
-        return statistics.median([timed(step, device) for _ in range(rounds + 1)][1:])
+    def measured(batch_size: int = 32, steps: int = STEPS, **sizes: int) -> dict[str, float]:
+        layers = {name: make_layer(name, device, **sizes) for name in (BUILT_IN, HYPER)}
+        contenders = {name: training_step(layer, batch_size, device, steps=steps) for name, layer in layers.items()}
+        turns = alternate(contenders, rounds, device)
+        return {name: turn["seconds"] for name, turn in turns.items()} | {"ratio": turns[HYPER]["ratio"]}
 
     changes: dict[str, dict[str, dict[str, int]]] = {
         "sequence length": {str(steps): {"steps": steps} for steps in (50, 100, 200)},
@@ -154,10 +160,7 @@ def scaling(rounds: int, device: torch.device) -> dict[str, dict[str, dict[str, 
         "batch": {str(batch): {"batch_size": batch} for batch in (32, 128)},
         "layers": {str(layers): {"num_layers": layers} for layers in (1, 2)},
     }
-    return {
-        what: {value: {name: seconds(name, **change) for name in (BUILT_IN, HYPER)} for value, change in values.items()}
-        for what, values in changes.items()
-    }
+    return {what: {value: measured(**change) for value, change in values.items()} for what, values in changes.items()}
 
 
 def where_the_time_goes(batch_size: int, device: torch.device) -> dict[str, float]:

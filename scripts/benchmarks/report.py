@@ -58,8 +58,8 @@ def recurrent_lines(measured: dict[str, Any]) -> list[str]:
     rows = []
     for what, values in measured["scaling"].items():
         for value, seconds in values.items():
-            ratio = seconds[HYPER] / seconds[BUILT_IN]
-            rows.append([f"{what} {value}", f"{seconds[BUILT_IN]:.2f}", f"{seconds[HYPER]:.2f}", f"{ratio:.2f}"])
+            cells = [f"{seconds[name]:.2f}" for name in (BUILT_IN, HYPER, "ratio")]
+            rows.append([f"{what} {value}", *cells])
     lines += table(["", BUILT_IN, HYPER, "ratio"], rows)
     lines += [f"Where a training step of the {HYPER} spends its time (B = 128):", ""]
     shares = sorted(measured["where_the_time_goes"].items(), key=lambda item: -item[1])
