@@ -8,11 +8,13 @@ say anything about the paper's results.
 """
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout, for its packages
+
+from scripts.training_process import PROJECT, run_training
+
 IMAGES = ("dataset=cifar10_sample", "main_net=wide_resnet", "main_net.depth=16", "budget.steps=250")
 TEXT = ("dataset=shakespeare", "main_net=layer_norm_lstm", "optimizer=adam_clipped", "budget.steps=200")
 # Smaller batches make more of the few characters, and parallel streams of the time that testing takes.
@@ -29,7 +31,7 @@ UNITS = {"error": "% error", "bits_per_character": "bits per character"}
 def train(arguments: tuple[str, ...], runs: Path) -> dict:
     """Run train.py in the checkout with a command line; return the result that it wrote under `runs`."""
     before = set(runs.glob("*/result.json"))
-    subprocess.run([sys.executable, "train.py", *arguments], cwd=PROJECT, check=True)
+    run_training(arguments)
     (written,) = set(runs.glob("*/result.json")) - before
     return json.loads(written.read_text())
 
@@ -52,10 +54,7 @@ def main() -> None:
     overrides = tuple(sys.argv[1:])
     places = [argument.removeprefix("runs=") for argument in overrides if argument.startswith("runs=")]
     runs = PROJECT / (places[-1] if places else "runs")
-    try:
-        rows = [row(train((*arguments, *overrides), runs)) for arguments in RUNS]
-    except subprocess.CalledProcessError as error:
-        sys.exit(error.returncode)  # train.py has said why
+    rows = [row(train((*arguments, *overrides), runs)) for arguments in RUNS]
     for cells in [("data set", "main network", "hypernetwork", "parameters", "test"), *rows]:
         print(f"{cells[0]:16s}{cells[1]:22s}{cells[2]:14s}{cells[3]:>12s}   {cells[4]}")
 

@@ -1,4 +1,4 @@
-"""Make the pages of results/ and the figures in the README from the records in results/, and from nothing else.
+"""Make the pages and pictures of results/ and the figures in the README from the records there, and nothing else.
 
     python scripts/make_tables.py            # write them
     python scripts/make_tables.py --check    # only say which differ from the records; exit status 1 if any does
@@ -8,6 +8,7 @@ copied into the page. Records of runs come from scripts/record_result.py, perfor
 """
 
 import argparse
+import hashlib
 import json
 import re
 import statistics
@@ -17,8 +18,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout, for its packages
 
+from PIL import Image
+
 from scripts.benchmarks import report
 from scripts.paper_tables import ROWS, Row
+from scripts.plot_curves import draw
 from training.command_line import one_line_errors
 
 TITLES = {
@@ -28,6 +32,8 @@ TITLES = {
     "table7": "Table 7: MNIST, error in percent",
 }
 METRICS = {"error": 2, "bits_per_character": 3}  # digits after the point
+DATASETS = {"table2": "cifar10", "table3": "ptb_char", "table4": "enwik8", "table7": "mnist"}  # of the paper
+EXAMPLES = {"error": "images", "bits_per_character": "characters"}
 BEGIN, END = "<!-- made by scripts/make_tables.py -->", "<!-- end of what it made -->"
 
 
@@ -70,9 +76,16 @@ def figure(runs: list[dict[str, Any]], key: str) -> str:
 
 
 def difference(row: Row, runs: list[dict[str, Any]]) -> str:
-    """Ours minus the paper's, on the test set."""
+    """Ours minus the paper's, on the test set; nothing if ours read other data."""
     metric = metric_of(runs[0])
+    if not runs[0]["settings"]["dataset"]["name"].startswith(DATASETS[row.experiment.partition("/")[0]]):
+        return "other data"
     return f"{statistics.mean(run[f'test_{metric}'] for run in runs) - row.test:+.{METRICS[metric]}f}"
+
+
+def what_ran(record: dict[str, Any]) -> str:
+    """The main network, with its size, and the data set of a run."""
+    return f"{record['settings']['main_net']['label']} on {record['settings']['dataset']['name']}"
 
 
 def printed(row: Row) -> str:
@@ -84,7 +97,7 @@ def table_lines(table: str, records: dict[str, list[dict[str, Any]]]) -> list[st
     """The rows of a table with the paper's figures and ours."""
     lines = [
         "| network | paper, test | ours, test | difference | ours, validation (paper's) | parameters, printed "
-        "| counted | of our run | steps (paper's) | epochs | runs |",
+        "| counted | of our run | steps (paper's) | epochs (paper's) | runs |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in (row for row in ROWS if row.experiment.startswith(table)):
@@ -95,11 +108,14 @@ def table_lines(table: str, records: dict[str, list[dict[str, Any]]]) -> list[st
             metric, first = metric_of(runs[0]), runs[0]
             validation = figure(runs, f"validation_{metric}") + (f" ({row.validation:.3f})" if row.validation else "")
             steps = f"{first['steps']:,}" + (f" ({row.steps:,})" if row.steps else "")
+            epochs = f"{first['epochs']:.1f}"
+            if row.steps:
+                epochs += f" ({first['epochs'] / first['steps'] * row.steps:,.0f})"
             lines.append(
                 f"{paper} | {figure(runs, f'test_{metric}')} | {difference(row, runs)} "
                 f"| {validation} | {row.parameters} | {row.counted:,} "
-                f"| {first['parameters']:,} ({first['settings']['main_net']['label']}) | {steps} "
-                f"| {first['epochs']:.1f} | {len(runs)} |"
+                f"| {first['parameters']:,} ({what_ran(first)}) | {steps} "
+                f"| {epochs} | {len(runs)} |"
             )
     return lines
 
@@ -112,7 +128,8 @@ def run_lines(record: dict[str, Any]) -> list[str]:
     lines = [
         f"- [{record['name']}](runs/{record['name']}.json): `{record['command']}`, seed {record['seed']}.",
         "  " + ", ".join(f"{key.replace('_', ' ')} {record[key]:.{METRICS[metric]}f}" for key in figures) + ".",
-        f"  {record['steps']:,} steps in {record['seconds']:,.0f} s, {record['precision']}, {record['hardware']}, "
+        f"  {record['steps']:,} steps ({record['curve'][-1]['examples']:,} {EXAMPLES[metric]}) in "
+        f"{record['seconds']:,.0f} s, {record['precision']}, {record['hardware']}, "
         f"torch {record['versions']['torch']}, commit {', '.join(commits)}.",
     ]
     return lines + ([f"  {record['note']}"] if "note" in record else [])
@@ -126,8 +143,38 @@ def page(table: str, records: dict[str, list[dict[str, Any]]], comments: Path) -
         parts += [comment.read_text().strip(), ""]
     runs = [record for row in ROWS if row.experiment.startswith(table) for record in records[row.experiment]]
     if runs:
+        parts += [f"![Validation in the course of training]({table}.png)", ""]
         parts += ["## Runs", "", *(line for record in runs for line in run_lines(record)), ""]
     return "\n".join(parts)
+
+
+def curves(table: str, records: dict[str, list[dict[str, Any]]]) -> list[tuple[str, list[float], list[float]]]:
+    """What the validation said in the course of the runs of a table: label, steps and values of each."""
+    lines = []
+    for row in (row for row in ROWS if row.experiment.startswith(table)):
+        for record in records[row.experiment]:
+            label = f"{row.experiment.partition('/')[2]} ({what_ran(record)})"
+            if len(records[row.experiment]) > 1:
+                label += f", seed {record['seed']}"
+            values = [point[f"validation/{metric_of(record)}"] for point in record["curve"]]
+            lines.append((label, [point["step"] for point in record["curve"]], values))
+    return lines
+
+
+def digest(lines: list[tuple[str, list[float], list[float]]]) -> str:
+    """Of the figures that a picture shows, kept in it, since its pixels depend on fonts."""
+    return hashlib.sha256(json.dumps(lines).encode()).hexdigest()
+
+
+def pictures(project: Path) -> dict[Path, list[tuple[str, list[float], list[float]]]]:
+    """Path -> curves of every picture whose place has none, or one of other figures."""
+    records = read_records(project / "results" / "runs")
+    made = {project / "results" / f"{table}.png": curves(table, records) for table in TITLES}
+    return {
+        path: lines
+        for path, lines in made.items()
+        if lines and (not path.exists() or Image.open(path).info.get("Figures") != digest(lines))
+    }
 
 
 def summary_lines(records: dict[str, list[dict[str, Any]]], link: str) -> list[str]:
@@ -143,7 +190,7 @@ def summary_lines(records: dict[str, list[dict[str, Any]]], link: str) -> list[s
             lines.append(f"{name} | not run | | |")
         for runs in by_setting(records[row.experiment]):
             metric, first = metric_of(runs[0]), runs[0]
-            ours = f"{first['settings']['main_net']['label']}, {first['epochs']:.0f} epochs, n = {len(runs)}"
+            ours = f"{what_ran(first)}, {first['epochs']:.0f} epochs, n = {len(runs)}"
             lines.append(
                 f"{name} | {figure(runs, f'test_{metric}')} | {figure(runs, f'validation_{metric}')} | {ours} |"
             )
@@ -168,6 +215,25 @@ def pages(project: Path) -> dict[Path, str]:
     return made
 
 
+def write(project: Path, check: bool = False) -> None:
+    """Write what differs from the records, and say what that is.
+
+    Raises:
+        ValueError: something differs, and this should only be a check.
+    """
+    made, drawn = pages(project), pictures(project)
+    differing = [path for path, text in made.items() if not path.exists() or path.read_text() != text]
+    if check and (differing or drawn):
+        names = ", ".join(str(path.relative_to(project)) for path in [*differing, *drawn])
+        raise ValueError(f"These pages do not match the records: {names}; run python scripts/make_tables.py.")
+    for path in differing:
+        path.write_text(made[path])
+    for path, lines in drawn.items():
+        draw(lines, "step", f"validation {TITLES[path.stem].rpartition(', ')[2]}", path, Figures=digest(lines))
+    for path in [*differing, *drawn]:
+        print(path.relative_to(project))
+
+
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -175,14 +241,7 @@ def main() -> None:
     parser.add_argument("--project", type=Path, default=Path(__file__).resolve().parent.parent, help="the checkout")
     arguments = parser.parse_args()
     with one_line_errors("make_tables.py"):
-        made = pages(arguments.project)
-        differing = [path for path, text in made.items() if not path.exists() or path.read_text() != text]
-        if arguments.check and differing:
-            names = ", ".join(str(path.relative_to(arguments.project)) for path in differing)
-            raise ValueError(f"These pages do not match the records: {names}; run python scripts/make_tables.py.")
-    for path in differing:
-        path.write_text(made[path])
-        print(path.relative_to(arguments.project))
+        write(arguments.project, arguments.check)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ By default the validation metric: bits per character, or the error.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -41,6 +42,28 @@ def curve(run: Path, axis: str, metric: str | None) -> tuple[list[float], list[f
     return [row[axis] for row in kept], [row[metric] for row in kept], metric
 
 
+def draw(
+    lines: Sequence[tuple[str, list[float], list[float]]], axis: str, metric: str, output: Path, **metadata: str
+) -> None:
+    """Draw curves into one picture.
+
+    Args:
+        lines: label, places on the axis and values of each curve.
+        axis, metric: what these are.
+        output: the picture, in the format that its name says.
+        metadata: kept in the picture, which must then be a PNG.
+    """
+    figure, axes = plt.subplots(figsize=(8, 5))
+    for label, places, values in lines:
+        axes.plot(places, values, label=label, marker="." if len(places) < 50 else None)
+    axes.set(xlabel=axis, ylabel=metric.replace("_", " "))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(output, dpi=150, metadata=metadata or None)
+    plt.close(figure)
+
+
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -54,14 +77,8 @@ def main() -> None:
         names = {name for _, _, name in curves}
         if len(names) > 1:
             raise ValueError(f"The runs have different metrics, {', '.join(sorted(names))}; choose one with --metric.")
-        figure, axes = plt.subplots(figsize=(8, 5))
-        for run, (places, values, _) in zip(arguments.runs, curves, strict=True):
-            axes.plot(places, values, label=run.name, marker="." if len(places) < 50 else None)
-        axes.set(xlabel=arguments.axis, ylabel=names.pop().replace("_", " "))
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=7)
-        figure.tight_layout()
-        figure.savefig(arguments.output, dpi=150)
+        lines = [(run.name, *curve[:2]) for run, curve in zip(arguments.runs, curves, strict=True)]
+        draw(lines, arguments.axis, names.pop(), arguments.output)
 
 
 if __name__ == "__main__":

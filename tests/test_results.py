@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from scripts.count_parameters import rows
-from scripts.make_tables import metric_of, pages
+from scripts.make_tables import metric_of, write
 from scripts.paper_tables import ROWS
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -38,47 +38,55 @@ def test_record_is_whole(path):
     assert path.stat().st_size < 20_000
 
 
-def test_every_page_is_what_the_records_say():
-    for path, text in pages(PROJECT).items():
-        assert path.read_text() == text, f"{path.name} is not; run python scripts/make_tables.py"
-
-
-def copy_of_results(tmp_path):
+@pytest.fixture
+def copy(tmp_path):
+    """The results and the page that shows them, to be changed."""
     shutil.copytree(PROJECT / "results", tmp_path / "results")
     shutil.copy(PROJECT / "README.md", tmp_path)
-    return [sys.executable, str(PROJECT / "scripts" / "make_tables.py"), "--project", str(tmp_path)]
+    return tmp_path
 
 
-def test_an_edited_page_or_record_is_noticed(tmp_path):
-    command = copy_of_results(tmp_path)
-    assert subprocess.run([*command, "--check"]).returncode == 0
-    record = next((tmp_path / "results" / "runs").glob("*.json"))
-    content = json.loads(record.read_text())
-    content["test_" + metric_of(content)] = 1.0
-    record.write_text(json.dumps(content))
+def test_pages_and_pictures_are_what_the_records_say():
+    write(PROJECT, check=True)
+
+
+def test_an_edited_page_is_noticed(copy):
+    page = copy / "results" / "table2.md"
+    page.write_text(page.read_text().replace("8.32", "6.32"))
+    command = [sys.executable, str(PROJECT / "scripts" / "make_tables.py"), "--project", str(copy)]
     done = subprocess.run([*command, "--check"], capture_output=True, text=True)
-    assert done.returncode != 0
-    assert "do not match the records" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert done.returncode == 1
+    assert "do not match the records: results/table2.md;" in done.stderr and len(done.stderr.splitlines()) == 1
     assert subprocess.run(command).returncode == 0
-    assert subprocess.run([*command, "--check"]).returncode == 0
+    write(copy, check=True)
 
 
-def test_seeds_are_averaged_and_missing_rows_say_so(tmp_path):
-    command = copy_of_results(tmp_path)
-    runs = tmp_path / "results" / "runs"
+def test_an_edited_record_is_noticed(copy):
+    record = next((copy / "results" / "runs").glob("cifar10-*.json"))
+    content = json.loads(record.read_text())
+    content["curve"][0]["validation/error"] += 1
+    record.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"match the records: results/table2.png;"):
+        write(copy, check=True)
+    content["test_error"] = 1.0
+    record.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"results/table2.md, .*README.md, results/table2.png;"):
+        write(copy, check=True)
+    write(copy)
+    write(copy, check=True)
+
+
+def test_seeds_are_averaged_and_missing_rows_say_so(copy):
+    runs = copy / "results" / "runs"
     record = json.loads(next(path for path in RECORDS if "wrn_40_1-static" in path.name).read_text())
     for path in runs.iterdir():
         path.unlink()
     for seed, error in enumerate((8.0, 9.0, 10.0)):
-        changes = {
-            "seed": seed,
-            "test_error": error,
-            "command": f"{record['command']} seed={seed}",
-            "name": f"run{seed}",
-        }
+        command = f"{record['command']} seed={seed}"
+        changes = {"seed": seed, "test_error": error, "command": command, "name": f"run{seed}"}
         (runs / f"run{seed}.json").write_text(json.dumps(record | changes))
-    subprocess.run(command, check=True)
-    rows = (tmp_path / "results" / "table2.md").read_text().splitlines()
+    write(copy)
+    rows = (copy / "results" / "table2.md").read_text().splitlines()
     assert any("| Hyper WRN-40-1 | 8.02 | 9.00 ± 1.00 | +0.98 |" in row and row.endswith("| 3 |") for row in rows)
     assert any(row.startswith("| WRN-40-1 | 6.73 | not run |") for row in rows)
 

@@ -1,0 +1,226 @@
+"""Run what is missing of the paper's tables, one row after the other, and end with the tables.
+
+    python scripts/reproduce.py table2 --budget cpu --dry-run       # what would run, and for how long
+    python scripts/reproduce.py table2 --budget cpu                 # go on where it stopped, if it was stopped
+    python scripts/reproduce.py table7 --budget paper --seeds 0,1,2
+    python scripts/reproduce.py table3 --budget cpu --rows lstm_1000,layer_norm_hyperlstm_1000 units.cpu=512
+    python scripts/reproduce.py all --budget paper --launcher slurm  # each row a job, by Hydra's launcher
+
+Overrides of train.py may follow; they go to every row. A row is there when --records has a record of the very same
+command; this repository comes with the records of its own results, so name another folder to train everything anew.
+Otherwise its run under runs/ is looked for: one that finished is recorded, one that was stopped is resumed.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout, for its packages
+
+from scripts import make_tables
+from scripts.paper_tables import ROWS
+from scripts.record_result import record
+from scripts.training_process import PROJECT, run_training
+from training.command_line import one_line_errors
+from training.run_directory import OVERRIDES, RESULT, SESSIONS, read_json
+
+RECORDS = PROJECT / "results" / "runs"
+WITHOUT_EFFECT = ("runs", "logger")  # on what a run comes to
+
+
+@dataclass(frozen=True)
+class Job:
+    """A row of a table with a budget and a seed: the overrides of train.py."""
+
+    experiment: str
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job has come.
+
+    Attributes:
+        state: "recorded", "finished" (but not recorded), "stopped" or "missing".
+        run: the record or the run directory, if there is one.
+        steps: how many of them are done.
+    """
+
+    state: str
+    run: Path | None = None
+    steps: int = 0
+
+
+def jobs_of(
+    table: str, budget: str, seeds: Sequence[int], rows: Sequence[str] | None, overrides: Sequence[str]
+) -> list[Job]:
+    """The jobs of a table, or of "all", in the paper's order.
+
+    Raises:
+        ValueError: `rows` has a name that is no row of the table.
+    """
+    experiments = [row.experiment for row in ROWS if table in ("all", row.experiment.partition("/")[0])]
+    if rows is not None:
+        names = {experiment.partition("/")[2]: experiment for experiment in experiments}
+        if unknown := [row for row in rows if row not in names]:
+            raise ValueError(f"{table} has no row {unknown[0]!r}; its rows are {', '.join(names)}.")
+        experiments = [names[row] for row in rows]
+    return [
+        Job(experiment, (f"experiment={experiment}", f"budget={budget}", *overrides, *([f"seed={seed}"] * (seed != 0))))
+        for seed in seeds
+        for experiment in experiments
+    ]
+
+
+def meaning(overrides: Sequence[str]) -> dict[str, Any]:
+    """Key -> value of what makes two command lines the same run; a sweep writes false as False, for example."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    values = {"seed": 0} | {override.key_or_group: override.value() for override in parsed}
+    return {key: value for key, value in values.items() if key not in WITHOUT_EFFECT}
+
+
+def progress(job: Job, records: Path, runs: Path, steps: int) -> Progress:
+    """Look for a job among the records and then, the last one first, among the run directories."""
+    for path in sorted(records.glob("*.json")):
+        recorded = json.loads(path.read_text())
+        overrides = re.split(r" (?=[^ =]+=)", recorded["command"])[1:]  # without "python train.py"
+        if meaning(overrides) == meaning(job.overrides) and recorded["steps"] >= steps:
+            return Progress("recorded", path, steps)
+    for path in sorted(runs.glob(f"*/{OVERRIDES}"), key=lambda path: path.stat().st_mtime, reverse=True):
+        run = path.parent
+        if meaning(read_json(path, [])) == meaning(job.overrides) and any(run.glob("checkpoint*.pt")):
+            if read_json(run / RESULT, {"steps": 0})["steps"] >= steps:
+                return Progress("finished", run, steps)
+            done = max((session["last_step"] for session in read_json(run / SESSIONS, [])), default=0)
+            return Progress("stopped", run, done)
+    return Progress("missing")
+
+
+def settings_of(job: Job) -> Any:
+    """The configuration that a job leads to."""
+    with hydra.initialize_config_dir(str(PROJECT / "configs"), version_base="1.3"):
+        return hydra.compose("train", list(job.overrides))
+
+
+def seconds_per_step(experiment: str, label: str, records: Path) -> float | None:
+    """Of the fastest recorded run of an experiment at the same width, on whatever machine it ran."""
+    found = make_tables.read_records(records)[experiment]
+    speeds = [run["seconds"] / run["steps"] for run in found if run["settings"]["main_net"]["label"] == label]
+    return min(speeds, default=None)
+
+
+def duration(seconds: float) -> str:
+    """Hours and minutes."""
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def plan(jobs: Sequence[Job], records: Path, runs: Path) -> list[Progress]:
+    """Print what there is of each job and what is left to do; return the former."""
+    found, expected, unknown = [], 0.0, 0
+    for job in jobs:
+        settings = settings_of(job)
+        steps = settings.budget.steps
+        found.append(now := progress(job, records, runs, steps))
+        line = f"{now.state:9s} {' '.join(job.overrides)}"
+        if now.run is not None:
+            line += f"  [{now.run}]"
+        if left := steps - now.steps:
+            line += f"  {left:,} steps"
+            speed = seconds_per_step(job.experiment, settings.main_net.label, RECORDS)
+            line += f", about {duration(left * speed)}" if speed else ", for an unknown time"
+            expected += left * speed if speed else 0
+            unknown += not speed
+        print(line)
+    known = f"about {duration(expected)} at the speed of the recorded runs" if expected else "nothing to estimate"
+    print(f"In all {known}" + (f", without {unknown} rows that were never run at this width." if unknown else "."))
+    return found
+
+
+def launch(jobs: Sequence[Job], launcher: str) -> None:
+    """Send jobs to a launcher of Hydra's, one sweep for those that differ in the experiment alone; wait for them."""
+    sweeps: dict[tuple[str, ...], list[str]] = {}
+    for job in jobs:
+        sweeps.setdefault(job.overrides[1:], []).append(job.experiment)
+    for overrides, experiments in sweeps.items():
+        run_training(["-m", f"hydra/launcher={launcher}", f"experiment={','.join(experiments)}", *overrides])
+
+
+def bring_to_an_end(job: Job, runs: Path, records: Path, note: str | None) -> None:
+    """Train a job, from where it stopped if it was begun, and record it.
+
+    Raises:
+        SystemExit: the training failed or was stopped.
+    """
+    steps = settings_of(job).budget.steps
+    now = progress(job, records, runs, steps)
+    if now.state == "recorded":
+        return
+    if now.state != "finished":
+        run_training(["-r", str(now.run)] if now.state == "stopped" else job.overrides)
+        now = progress(job, records, runs, steps)
+        assert now.state == "finished", f"{job} left no finished run under {runs}"
+    print(f"recorded as {record(now.run, records, note)}", flush=True)
+    if records.resolve() == RECORDS:
+        make_tables.write(PROJECT)
+
+
+def numbers(text: str) -> list[int]:
+    """Seeds from a text such as "0,1,2".
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--seeds is {text!r}; it must be whole numbers with commas between them.") from None
+
+
+def place_of_runs(overrides: Sequence[str]) -> Path:
+    """The folder that train.py makes run directories in."""
+    places = [override.removeprefix("runs=") for override in overrides if override.startswith("runs=")]
+    return PROJECT / (places[-1] if places else "runs")
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", choices=[*make_tables.TITLES, "all"])
+    parser.add_argument("overrides", nargs="*", help="of train.py, such as dataset=cifar10_arrays")
+    parser.add_argument("--budget", required=True, help="a budget of configs/budget/: paper, cpu or smoke")
+    parser.add_argument("--seeds", default="0", help="such as 0,1,2")
+    parser.add_argument("--rows", help="only these rows of the table, such as lstm_1000,layer_norm_hyperlstm_1000")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would run, and for how long")
+    parser.add_argument("--launcher", help="of Hydra's, such as slurm, for what was never begun")
+    parser.add_argument("--records", type=Path, default=RECORDS, help="where finished runs are recorded")
+    parser.add_argument("--note", help="kept in the records, such as what else the machine is doing")
+    arguments = parser.parse_intermixed_args()
+    with one_line_errors("reproduce.py"):
+        rows = arguments.rows.split(",") if arguments.rows else None
+        jobs = jobs_of(arguments.table, arguments.budget, numbers(arguments.seeds), rows, arguments.overrides)
+        runs = place_of_runs(arguments.overrides)
+        found = plan(jobs, arguments.records, runs)
+        if arguments.dry_run:
+            return
+        missing = [job for job, now in zip(jobs, found, strict=True) if now.state == "missing"]
+        if arguments.launcher and missing:
+            launch(missing, arguments.launcher)
+        for job in jobs:
+            bring_to_an_end(job, runs, arguments.records, arguments.note)
+        records = make_tables.read_records(arguments.records)
+        for table in make_tables.TITLES:
+            if arguments.table in ("all", table):
+                print("\n".join(["", make_tables.TITLES[table], *make_tables.table_lines(table, records)]))
+
+
+if __name__ == "__main__":
+    main()

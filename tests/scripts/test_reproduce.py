@@ -1,0 +1,115 @@
+"""Running the rows of a table: what is there is not run again, what was stopped goes on."""
+
+import json
+import signal
+
+import pytest
+
+from scripts.paper_tables import ROWS
+
+PROGRAM = ("scripts/reproduce.py",)
+SMALL = ("dataset=cifar10_sample", "main_net.depth=10", "dataset.batch_size=8", "device=cpu", "logger=none")
+SMALL += ("budget.steps=150", "budget.log_every=1", "budget.validate_every=150", "budget.checkpoint_every=150")
+LANGUAGE = ("dataset=text", "units.smoke=8", "hyper_units.smoke=4", "compile=false", "logger=none", "device=cpu")
+LANGUAGE += ("dataset.batch_size=4", "dataset.sequence_length=10", "dataset.warm_up=20", "budget.steps=2")
+
+
+def listed(stdout: str, state: str) -> list[str]:
+    """The experiments that a plan says are in a state."""
+    return [line.split()[1].removeprefix("experiment=") for line in stdout.splitlines() if line.startswith(state)]
+
+
+def test_dry_run_says_what_would_run(call_script, tmp_path):
+    done = call_script("reproduce.py", "all", "--budget", "paper", "--dry-run", "--records", tmp_path)
+    assert done.returncode in (0, None), done
+    assert listed(done.stdout, "missing") == [row.experiment for row in ROWS]
+    assert "experiment=table2/hyper_wrn_40_1 budget=paper  672,000 steps, about" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("In all about")
+    assert not list(tmp_path.iterdir())
+
+
+def test_recorded_rows_are_there(call_script):
+    arguments = ("table2", "--budget", "cpu", "dataset=cifar10_arrays", "--dry-run")
+    done = call_script("reproduce.py", *arguments, "--rows", "wrn_40_1")
+    assert listed(done.stdout, "recorded") == ["table2/wrn_40_1"]
+    other = call_script("reproduce.py", *arguments, "--rows", "wrn_40_1", "--seeds", "5")
+    assert listed(other.stdout, "recorded") == []
+
+
+def test_goes_on_where_it_was_stopped_and_ends_with_the_table(launcher, call_script, tmp_path):
+    records = tmp_path / "records"
+    arguments = ("table2", "--budget", "smoke", "--rows", "wrn_40_1,hyper_wrn_40_1", "--records", str(records))
+    arguments += (*SMALL, f"runs={launcher.runs}")
+    process = launcher.start(*arguments, program=PROGRAM)
+    launcher.wait_for_rows(process, 3)
+    process.send_signal(signal.SIGINT)
+    stopped = launcher.finish(process)
+    assert stopped.returncode == 130 and "Traceback" not in stopped.stderr, stopped.stderr
+    assert "Stopped at step" in stopped.stderr
+    begun = launcher.only_run()
+    planned = call_script("reproduce.py", *arguments, "--dry-run")
+    assert listed(planned.stdout, "stopped") == ["table2/wrn_40_1"]
+    assert listed(planned.stdout, "missing") == ["table2/hyper_wrn_40_1"]
+
+    done = launcher.run(*arguments, program=PROGRAM)
+    assert done.returncode == 0, done.stderr
+    assert len(list(launcher.runs.iterdir())) == len(list(records.iterdir())) == 2
+    record = json.loads((records / f"{begun.name}.json").read_text())
+    assert (record["steps"], len(record["sessions"])) == (150, 2)
+    for network in ("| WRN-40-1 | 6.73 |", "| Hyper WRN-40-1 | 8.02 |"):
+        (row,) = (line for line in done.stdout.splitlines() if line.startswith(network))
+        assert "not run" not in row and " 150 (" in row
+
+    again = call_script("reproduce.py", *arguments)
+    assert len(listed(again.stdout, "recorded")) == 2
+    assert len(list(launcher.runs.iterdir())) == 2
+
+
+def test_one_sweep_for_a_launcher(launcher, tmp_path):
+    records = tmp_path / "records"
+    (tmp_path / "my.txt").write_text("the quick brown fox\n" * 100)
+    arguments = (
+        "table3",
+        f"dataset.path={tmp_path / 'my.txt'}",
+        "--budget",
+        "smoke",
+        "--rows",
+        "lstm_1000,hyperlstm_1000",
+        "--seeds",
+        "0,1",
+    )
+    arguments += ("--launcher", "basic", "--records", str(records), *LANGUAGE, f"runs={launcher.runs}")
+    done = launcher.run(*arguments, program=PROGRAM)
+    assert done.returncode == 0, done.stderr
+    assert len(list(launcher.runs.glob("*/result.json"))) == 4
+    recorded = [json.loads(path.read_text()) for path in records.iterdir()]
+    assert sorted((record["settings"]["hypernet"]["name"], record["seed"]) for record in recorded) == [
+        (hypernet, seed) for hypernet in ("hyperlstm", "none") for seed in (0, 1)
+    ]
+    assert (
+        sum(line.startswith(("| LSTM, 1000", "| HyperLSTM")) and "±" in line for line in done.stdout.splitlines()) == 2
+    )
+
+
+def test_a_training_that_fails_is_not_recorded(launcher, tmp_path):
+    settings = ("table2", "--budget", "smoke", *SMALL, "main_net.depth=11", f"runs={launcher.runs}")
+    done = launcher.run(*settings, "--records", str(tmp_path / "records"), program=PROGRAM)
+    assert done.returncode == 1
+    assert done.stderr.startswith("train.py: ") and done.stderr.count("\n") == 1, done.stderr
+    assert not (tmp_path / "records").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("table2", "--budget", "cpu", "--rows", "wrn_16"), ("no row 'wrn_16'", "hyper_wrn_40_2")),
+        (("table2", "--budget", "cpu", "--seeds", "1,x"), ("--seeds is '1,x'",)),
+        (("table2", "--budget", "large"), ("no 'large'", "paper")),
+        (("table2", "--budget", "cpu", "main_net.wdith=2"), ("wdith",)),
+    ],
+)
+def test_mistakes(call_script, arguments, words):
+    done = call_script("reproduce.py", *arguments, "--dry-run")
+    assert done.returncode == 1
+    assert done.stderr.startswith("reproduce.py: ") and done.stderr.count("\n") == 1, done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
