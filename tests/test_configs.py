@@ -79,6 +79,14 @@ def test_paper_budget_is_the_paper_protocol():
         assert settings["dataset"]["batch_size"] == 128
 
 
+@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if name.startswith(("table3/", "table4/"))])
+def test_paper_budget_of_the_language_models(experiment):
+    settings = plain(composed(f"experiment={experiment}"))
+    assert settings["dataset"]["batch_size"] == 128
+    assert (settings["optimizer"]["name"], settings["optimizer"]["gradient_clip"]) == ("adam", 1.0)
+    assert (settings["schedule"]["name"], settings["schedule"]["rate"]) == ("constant", 0.001)
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_model_of_an_experiment(experiment):
     settings = plain(composed(f"experiment={experiment}", "budget=smoke", *SMALL))
@@ -120,7 +128,7 @@ def test_every_setting_is_read(monkeypatch, tmp_path):
     read, known = set(), set()
     for overrides in RUNS:
         settings = plain(composed(f"runs={tmp_path}", "device=cpu", *overrides))
-        for interpolated in ("resume", "steps", "units", "hyper_units"):  # read by `launch`, and see the next test
+        for interpolated in ("resume", "steps", "units", "hyper_units", "streams"):  # by `launch`; see the next test
             del settings[interpolated]
         program.train(settings, [], None)  # as it is, it must run
         places = leaves(settings)
@@ -139,10 +147,10 @@ def test_every_setting_is_read(monkeypatch, tmp_path):
             assert leaves({group: settings}) <= known, "settings that no run of this test has"
 
 
-@pytest.mark.parametrize("table", ["steps", "units", "hyper_units"])
+@pytest.mark.parametrize("table", ["steps", "units", "hyper_units", "streams"])
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_every_budget_reads_its_sizes(table, budget):
-    config = composed("main_net=lstm", "hypernet=hyperlstm", f"budget={budget}")
+    config = composed("main_net=lstm", "hypernet=hyperlstm", "dataset=ptb_char", f"budget={budget}")
     assert set(config[table]) == set(BUDGETS)
     OmegaConf.set_struct(config, False)
     del config[table][budget]
