@@ -135,9 +135,28 @@ def run_lines(record: dict[str, Any]) -> list[str]:
     return lines + ([f"  {record['note']}"] if "note" in record else [])
 
 
-def page(table: str, records: dict[str, list[dict[str, Any]]], comments: Path) -> str:
+def tuning_lines(table: str, tried: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """The short runs that the schedule of budget=cpu was chosen by, on validation."""
+    rows = []
+    for row in (row for row in ROWS if row.experiment.startswith(table)):
+        for record in sorted(tried[row.experiment], key=lambda record: record["settings"]["schedule"]["peak"]):
+            dataset, peak = record["settings"]["dataset"], record["settings"]["schedule"]["peak"]
+            metric = metric_of(record)
+            value = f"{record[f'validation_{metric}']:.{METRICS[metric]}f}"
+            rows.append(f"| {what_ran(record)}, {record['settings']['hypernet']['name']} | {dataset['batch_size']} ")
+            rows[-1] += f"| {record['steps']:,} | {peak:g} | {value} | [record](tuning/{record['name']}.json) |"
+    if not rows:
+        return []
+    head = [
+        "| network | batch | steps | peak rate | validation | command |",
+        "| --- | ---: | ---: | ---: | ---: | --- |",
+    ]
+    return ["## What was tried for the schedule of budget=cpu", "", *head, *rows, ""]
+
+
+def page(table: str, records: dict[str, list[dict[str, Any]]], results: Path) -> str:
     """The page of a table."""
-    comment = comments / f"{table}.md"
+    comment = results / "comments" / f"{table}.md"
     parts = [f"# {TITLES[table]}", "", *table_lines(table, records), ""]
     if comment.exists():
         parts += [comment.read_text().strip(), ""]
@@ -145,6 +164,7 @@ def page(table: str, records: dict[str, list[dict[str, Any]]], comments: Path) -
     if runs:
         parts += [f"![Validation in the course of training]({table}.png)", ""]
         parts += ["## Runs", "", *(line for record in runs for line in run_lines(record)), ""]
+    parts += tuning_lines(table, read_records(results / "tuning"))
     return "\n".join(parts)
 
 
@@ -201,7 +221,7 @@ def pages(project: Path) -> dict[Path, str]:
     """Path -> content of everything that this script makes."""
     results = project / "results"
     records = read_records(results / "runs")
-    made = {results / f"{table}.md": page(table, records, results / "comments") for table in TITLES}
+    made = {results / f"{table}.md": page(table, records, results) for table in TITLES}
     performance = json.loads((results / "performance.json").read_text())
     precision_runs = [json.loads(path.read_text()) for path in sorted((results / "precision").glob("*.json"))]
     made[results / "performance.md"] = report.page(performance, precision_runs)

@@ -15,7 +15,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,10 +110,18 @@ def settings_of(job: Job) -> Any:
         return hydra.compose("train", list(job.overrides))
 
 
-def seconds_per_step(experiment: str, label: str, records: Path) -> float | None:
+def examples_per_step(dataset: Mapping[str, Any]) -> int:
+    """Images, or characters, of a training step."""
+    return dataset["batch_size"] * dataset.get("sequence_length", 1)
+
+
+def seconds_per_example(experiment: str, label: str, records: Path) -> float | None:
     """Of the fastest recorded run of an experiment at the same width, on whatever machine it ran."""
-    found = make_tables.read_records(records)[experiment]
-    speeds = [run["seconds"] / run["steps"] for run in found if run["settings"]["main_net"]["label"] == label]
+    speeds = [
+        run["seconds"] / run["curve"][-1]["examples"]
+        for run in make_tables.read_records(records)[experiment]
+        if run["settings"]["main_net"]["label"] == label
+    ]
     return min(speeds, default=None)
 
 
@@ -135,9 +143,10 @@ def plan(jobs: Sequence[Job], records: Path, runs: Path) -> list[Progress]:
             line += f"  [{now.run}]"
         if left := steps - now.steps:
             line += f"  {left:,} steps"
-            speed = seconds_per_step(job.experiment, settings.main_net.label, RECORDS)
-            line += f", about {duration(left * speed)}" if speed else ", for an unknown time"
-            expected += left * speed if speed else 0
+            speed = seconds_per_example(job.experiment, settings.main_net.label, RECORDS)
+            seconds = left * examples_per_step(settings.dataset) * (speed or 0)
+            line += f", about {duration(seconds)}" if speed else ", for an unknown time"
+            expected += seconds
             unknown += not speed
         print(line)
     known = f"about {duration(expected)} at the speed of the recorded runs" if expected else "nothing to estimate"
