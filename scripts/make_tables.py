@@ -120,7 +120,7 @@ def table_lines(table: str, records: dict[str, list[dict[str, Any]]]) -> list[st
     return lines
 
 
-def run_lines(record: dict[str, Any]) -> list[str]:
+def run_lines(record: dict[str, Any], row: Row) -> list[str]:
     """What a page says of one run."""
     metric = metric_of(record)
     figures = [key for key in record if re.fullmatch(rf"(test|validation)_(\w+_)?{metric}", key)]
@@ -132,6 +132,9 @@ def run_lines(record: dict[str, Any]) -> list[str]:
         f"{record['seconds']:,.0f} s, {record['precision']}, {record['hardware']}, "
         f"torch {record['versions']['torch']}, commit {', '.join(commits)}.",
     ]
+    if row.steps:
+        hours = record["seconds"] / record["steps"] * row.steps / 3600
+        lines.append(f"  At this speed the paper's {row.steps:,} steps would take {hours:,.1f} hours.")
     return lines + ([f"  {record['note']}"] if "note" in record else [])
 
 
@@ -160,10 +163,10 @@ def page(table: str, records: dict[str, list[dict[str, Any]]], results: Path) ->
     parts = [f"# {TITLES[table]}", "", *table_lines(table, records), ""]
     if comment.exists():
         parts += [comment.read_text().strip(), ""]
-    runs = [record for row in ROWS if row.experiment.startswith(table) for record in records[row.experiment]]
+    rows = [row for row in ROWS if row.experiment.startswith(table)]
+    runs = [line for row in rows for record in records[row.experiment] for line in run_lines(record, row)]
     if runs:
-        parts += [f"![Validation in the course of training]({table}.png)", ""]
-        parts += ["## Runs", "", *(line for record in runs for line in run_lines(record)), ""]
+        parts += [f"![Validation in the course of training]({table}.png)", "", "## Runs", "", *runs, ""]
     parts += tuning_lines(table, read_records(results / "tuning"))
     return "\n".join(parts)
 
