@@ -10,10 +10,10 @@ train: $(VENV)/installed
 	$(RUN) scripts/first_results.py
 
 test: lint
-	$(RUN) -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 -m "not slow"
 
 test-all: lint
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
 
 lint: $(VENV)/installed-dev
 	$(RUN) -m ruff check .

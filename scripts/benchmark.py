@@ -1,4 +1,4 @@
-"""Measure what hypernetworks cost, in one run; writes results/performance.json, which make_tables.py makes pages of.
+"""Measure what hypernetworks cost, in one run; writes results/performance.json, and the pages made of it.
 
     python scripts/benchmark.py [--rounds 9] [--output results]
     python scripts/benchmark.py --only recurrent   # or images, or commands: the others keep their last figures
@@ -18,12 +18,14 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout, for its packages
 
 from data.build import build_images
+from scripts import make_tables
 from scripts.benchmarks import commands, images, recurrent, report
 from training import provenance
 from training.distributed import start_processes
 from training.precision import resolve_precision
 
 PROJECT = Path(__file__).resolve().parent.parent
+RESULTS = PROJECT / "results"
 
 
 def measure_recurrent(rounds: int, device: torch.device) -> dict[str, Any]:
@@ -73,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9, help="turns of each contender that count")
     parser.add_argument("--only", choices=PARTS, help="measure one part; the others keep their last figures")
-    parser.add_argument("--output", type=Path, default=PROJECT / "results", help="the folder of performance.json")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="another folder for performance.json alone")
     arguments = parser.parse_args()
     if arguments.rounds < 1:
         parser.error(f"--rounds is {arguments.rounds}; it must be at least 1")
@@ -93,6 +95,8 @@ def main() -> None:
         path.write_text(json.dumps(record, indent=1) + "\n")
         print(f"{part}: done", flush=True)
     print(report.page(record, []))
+    if arguments.output.resolve() == RESULTS:
+        make_tables.write(PROJECT)
 
 
 if __name__ == "__main__":
