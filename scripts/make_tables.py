@@ -151,7 +151,7 @@ def tuning_lines(table: str, tried: dict[str, list[dict[str, Any]]]) -> list[str
     if not rows:
         return []
     head = [
-        "| network | batch | steps | peak rate | validation | command |",
+        "| network | batch | steps | peak rate | validation | |",
         "| --- | ---: | ---: | ---: | ---: | --- |",
     ]
     return ["## What was tried for the schedule of budget=cpu", "", *head, *rows, ""]

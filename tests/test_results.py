@@ -13,7 +13,7 @@ from scripts.make_tables import metric_of, write
 from scripts.paper_tables import ROWS
 
 PROJECT = Path(__file__).resolve().parents[1]
-RECORDS = sorted((PROJECT / "results" / "runs").glob("*.json"))
+RECORDS = [path for folder in ("runs", "tuning") for path in sorted((PROJECT / "results" / folder).glob("*.json"))]
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
