@@ -20,10 +20,11 @@ def listed(stdout: str, state: str) -> list[str]:
 
 
 def test_dry_run_says_what_would_run(call_script, tmp_path):
-    done = call_script("reproduce.py", "all", "--budget", "paper", "--dry-run", "--records", tmp_path)
+    runs = f"runs={tmp_path}"
+    done = call_script("reproduce.py", "all", "--budget", "paper", "--dry-run", "--records", tmp_path, runs)
     assert done.returncode in (0, None), done
     assert listed(done.stdout, "missing") == [row.experiment for row in ROWS]
-    assert "experiment=table2/hyper_wrn_40_1 budget=paper  672,000 steps, about" in done.stdout
+    assert f"experiment=table2/hyper_wrn_40_1 budget=paper {runs}  672,000 steps, about" in done.stdout
     assert done.stdout.splitlines()[-1].startswith("In all about")
     assert not list(tmp_path.iterdir())
 
