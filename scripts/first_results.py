@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout, for its packages
 
 from scripts.training_process import PROJECT, run_training
+from training.resume import place_of_runs
 
 IMAGES = ("dataset=cifar10_sample", "main_net=wide_resnet", "main_net.depth=16", "budget.steps=250")
 TEXT = ("dataset=shakespeare", "main_net=layer_norm_lstm", "optimizer=adam_clipped", "budget.steps=200")
@@ -52,8 +53,7 @@ def row(result: dict) -> tuple[str, str, str, str, str]:
 def main() -> None:
     """Train, then print the table."""
     overrides = tuple(sys.argv[1:])
-    places = [argument.removeprefix("runs=") for argument in overrides if argument.startswith("runs=")]
-    runs = PROJECT / (places[-1] if places else "runs")
+    runs = PROJECT / place_of_runs(overrides)
     rows = [row(train((*arguments, *overrides), runs)) for arguments in RUNS]
     for cells in [("data set", "main network", "hypernetwork", "parameters", "test"), *rows]:
         print(f"{cells[0]:16s}{cells[1]:22s}{cells[2]:14s}{cells[3]:>12s}   {cells[4]}")

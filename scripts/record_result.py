@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout, for its packages
 
 from training.command_line import one_line_errors
-from training.run_directory import METRICS, RESULT, SESSIONS
+from training.run_directory import RESULT, SESSIONS, read_rows
 
 
 def record(run: Path, to: Path, note: str | None) -> Path:
@@ -28,8 +28,7 @@ def record(run: Path, to: Path, note: str | None) -> Path:
             f"{run} has no {RESULT}: it is not a run or has not finished; resume it with train.py -r {run}."
         )
     result = json.loads((run / RESULT).read_text())
-    rows = [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
-    curve = [row for row in rows if any(name.startswith("validation/") for name in row)]
+    curve = [row for row in read_rows(run) if any(name.startswith("validation/") for name in row)]
     for place in ("root", "path"):
         result["settings"]["dataset"].pop(place, None)
     result["sessions"] = [

@@ -30,6 +30,7 @@ from scripts.paper_tables import ROWS
 from scripts.record_result import record
 from scripts.training_process import PROJECT, run_training
 from training.command_line import one_line_errors
+from training.resume import place_of_runs
 from training.run_directory import OVERRIDES, RESULT, SESSIONS, read_json
 
 RECORDS = PROJECT / "results" / "runs"
@@ -194,12 +195,6 @@ def numbers(text: str) -> list[int]:
         raise ValueError(f"--seeds is {text!r}; it must be whole numbers with commas between them.") from None
 
 
-def place_of_runs(overrides: Sequence[str]) -> Path:
-    """The folder that train.py makes run directories in."""
-    places = [override.removeprefix("runs=") for override in overrides if override.startswith("runs=")]
-    return PROJECT / (places[-1] if places else "runs")
-
-
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -216,7 +211,7 @@ def main() -> None:
     with one_line_errors("reproduce.py"):
         rows = arguments.rows.split(",") if arguments.rows else None
         jobs = jobs_of(arguments.table, arguments.budget, numbers(arguments.seeds), rows, arguments.overrides)
-        runs = place_of_runs(arguments.overrides)
+        runs = PROJECT / place_of_runs(arguments.overrides)
         found = plan(jobs, arguments.records, runs)
         if arguments.dry_run:
             return

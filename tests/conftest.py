@@ -142,6 +142,15 @@ def launcher(tmp_path, make_launcher):
     launcher.stop()
 
 
+@pytest.fixture(scope="module")
+def restored_environment():
+    """Keeps changes to the environment, such as wandb's, from other tests and their processes."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def assert_one_line():
     """Checks that a command failed as it should: one line for the user, which has all the words, and no traceback."""

@@ -5,7 +5,7 @@ before Hydra reads it.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +43,18 @@ def rewrite_resume(arguments: list[str]) -> list[str]:
     if after and not after[0].startswith(("-", "+", "~")) and "=" not in after[0]:
         run, after = Path(after[0]), after[1:]
     else:
-        places = [argument.removeprefix("runs=") for argument in arguments if argument.startswith("runs=")]
-        run = most_recent_run(Path(places[-1] if places else "runs"))
+        run = most_recent_run(place_of_runs(arguments))
     if not (run / OVERRIDES).exists():
         raise ValueError(f"There is no run to resume in {run}: it has no {OVERRIDES}.")
     saved = json.loads((run / OVERRIDES).read_text()) + read_json(run / RESUMED_WITH, default=[])
     merged = {_key(argument): argument for argument in [*saved, *before, *after]}
     return [*merged.values(), f"resume={_quoted(str(run))}"]
+
+
+def place_of_runs(arguments: Sequence[str]) -> Path:
+    """The folder that a command line has its run directories made in, relative to the checkout."""
+    places = [argument.removeprefix("runs=") for argument in arguments if argument.startswith("runs=")]
+    return Path(places[-1] if places else "runs")
 
 
 def refuse_changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:

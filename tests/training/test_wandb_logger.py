@@ -15,6 +15,7 @@ from matplotlib.image import imread
 
 from training.wandb_logger import RUN_ID_FILE, WandbLogger, _repair_fragments
 
+pytestmark = pytest.mark.usefixtures("restored_environment")
 ROOT = Path(__file__).parents[2]
 RUN = {
     "project": "hypernetworks",
@@ -49,15 +50,6 @@ def history(records: list[dict]) -> list[dict]:
 
 def fragments(directory: Path) -> list[Path]:
     return sorted((directory / "wandb").glob("offline-run-*"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def environment():
-    """Keeps wandb's changes to the environment from other tests and their processes."""
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
 
 
 @pytest.fixture(scope="module")

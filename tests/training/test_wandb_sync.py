@@ -19,10 +19,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from training.run_directory import RunDirectory
+from training.run_directory import RunDirectory, read_rows
 from training.tasks import CharacterModelling
 from training.wandb_logger import RUN_ID_FILE, _records
 
+pytestmark = pytest.mark.usefixtures("restored_environment")
 ROOT = Path(__file__).parents[2]
 ENTITY = "someone"
 # What README tells people to type and to choose in the dashboard.
@@ -227,21 +228,8 @@ def wait_for_fragments(run: Path) -> None:
             time.sleep(0.01)
 
 
-def rows_of(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
 def id_of(run: Path) -> str:
     return (run / RUN_ID_FILE).read_text()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def environment():
-    """Keeps wandb's changes to the environment from other tests and their processes."""
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
 
 
 @pytest.fixture(scope="module")
@@ -314,7 +302,7 @@ def test_runs_can_be_filtered_and_grouped(synced):
 
 def test_every_step_is_a_row_once(synced):
     for run, received in synced:
-        logged = rows_of(run)
+        logged = read_rows(run)
         assert [row["step"] for row in logged] == list(range(1, 7))
         assert sorted(received.rows) == list(range(6))
         rows = [received.rows[line] for line in range(6)]
