@@ -53,11 +53,13 @@ class Progress:
         state: "recorded", "finished" (but not recorded), "stopped" or "missing".
         run: the record or the run directory, if there is one.
         steps: how many of them are done.
+        seconds_per_step: of a stopped run so far, its start included.
     """
 
     state: str
     run: Path | None = None
     steps: int = 0
+    seconds_per_step: float | None = None
 
 
 def jobs_of(
@@ -100,8 +102,11 @@ def progress(job: Job, records: Path, runs: Path, steps: int) -> Progress:
         if meaning(read_json(path, [])) == meaning(job.overrides) and any(run.glob("checkpoint*.pt")):
             if read_json(run / RESULT, {"steps": 0})["steps"] >= steps:
                 return Progress("finished", run, steps)
-            done = max((session["last_step"] for session in read_json(run / SESSIONS, [])), default=0)
-            return Progress("stopped", run, done)
+            sessions = read_json(run / SESSIONS, [])
+            trained = sum(session["last_step"] - session["first_step"] for session in sessions)
+            seconds = sum(session["seconds"] for session in sessions)
+            done = max((session["last_step"] for session in sessions), default=0)
+            return Progress("stopped", run, done, seconds / trained if trained else None)
     return Progress("missing")
 
 
@@ -116,12 +121,12 @@ def examples_per_step(dataset: Mapping[str, Any]) -> int:
     return dataset["batch_size"] * dataset.get("sequence_length", 1)
 
 
-def seconds_per_example(experiment: str, label: str, records: Path) -> float | None:
+def seconds_per_recorded_step(experiment: str, settings: Mapping[str, Any], records: Path) -> float | None:
     """Of the fastest recorded run of an experiment at the same width, on whatever machine it ran."""
     speeds = [
-        run["seconds"] / run["curve"][-1]["examples"]
+        run["seconds"] / run["curve"][-1]["examples"] * examples_per_step(settings["dataset"])
         for run in make_tables.read_records(records)[experiment]
-        if run["settings"]["main_net"]["label"] == label
+        if run["settings"]["main_net"]["label"] == settings["main_net"]["label"]
     ]
     return min(speeds, default=None)
 
@@ -144,13 +149,12 @@ def plan(jobs: Sequence[Job], records: Path, runs: Path) -> list[Progress]:
             line += f"  [{now.run}]"
         if left := steps - now.steps:
             line += f"  {left:,} steps"
-            speed = seconds_per_example(job.experiment, settings.main_net.label, RECORDS)
-            seconds = left * examples_per_step(settings.dataset) * (speed or 0)
-            line += f", about {duration(seconds)}" if speed else ", for an unknown time"
-            expected += seconds
+            speed = now.seconds_per_step or seconds_per_recorded_step(job.experiment, settings, RECORDS)
+            line += f", about {duration(left * speed)}" if speed else ", for an unknown time"
+            expected += left * (speed or 0)
             unknown += not speed
         print(line)
-    known = f"about {duration(expected)} at the speed of the recorded runs" if expected else "nothing to estimate"
+    known = f"about {duration(expected)} at the speed of the runs so far" if expected else "nothing to estimate"
     print(f"In all {known}" + (f", without {unknown} rows that were never run at this width." if unknown else "."))
     return found
 

@@ -51,6 +51,8 @@ def test_goes_on_where_it_was_stopped_and_ends_with_the_table(launcher, call_scr
     planned = call_script("reproduce.py", *arguments, "--dry-run")
     assert listed(planned.stdout, "stopped") == ["table2/wrn_40_1"]
     assert listed(planned.stdout, "missing") == ["table2/hyper_wrn_40_1"]
+    of_the_stopped, of_the_missing = planned.stdout.splitlines()[:2]  # no run of this depth is recorded
+    assert " steps, about 0 h " in of_the_stopped and of_the_missing.endswith(" steps, for an unknown time")
 
     done = launcher.run(*arguments, program=PROGRAM)
     assert done.returncode == 0, done.stderr
