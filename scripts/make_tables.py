@@ -138,11 +138,17 @@ def run_lines(record: dict[str, Any], row: Row) -> list[str]:
     return lines + ([f"  {record['note']}"] if "note" in record else [])
 
 
+def what_was_tried(record: dict[str, Any]) -> tuple[str, int, int, float]:
+    """The order of short runs on a page: those that differ in the rate alone stand together."""
+    settings = record["settings"]
+    return what_ran(record), settings["dataset"]["batch_size"], record["steps"], settings["schedule"]["peak"]
+
+
 def tuning_lines(table: str, tried: dict[str, list[dict[str, Any]]]) -> list[str]:
     """The short runs that the schedule of budget=cpu was chosen by, on validation."""
     rows = []
     for row in (row for row in ROWS if row.experiment.startswith(table)):
-        for record in sorted(tried[row.experiment], key=lambda record: record["settings"]["schedule"]["peak"]):
+        for record in sorted(tried[row.experiment], key=what_was_tried):
             dataset, peak = record["settings"]["dataset"], record["settings"]["schedule"]["peak"]
             metric = metric_of(record)
             value = f"{record[f'validation_{metric}']:.{METRICS[metric]}f}"
