@@ -19,14 +19,14 @@ from training import checkpoint
 from training.command_line import one_line_errors
 from training.distributed import start_processes
 from training.precision import resolve_precision
-from training.run_directory import CONFIG, read_settings
+from training.run_directory import CONFIG, read_settings, require_same_data
 
 
 def load_best(run: Path, device: str) -> tuple[dict[str, Any], Any, nn.Module, int]:
     """Return a run's settings, its splits, its task with the best main network, and the step that was best.
 
     Raises:
-        ValueError: there is no run, or its best checkpoint is missing, corrupt or does not fit.
+        ValueError: there is no run, its data set is another by now, or its best checkpoint is missing or corrupt.
     """
     if not (run / CONFIG).exists():
         raise ValueError(f"There is no run in {run}: it has no {CONFIG}.")
@@ -34,6 +34,7 @@ def load_best(run: Path, device: str) -> tuple[dict[str, Any], Any, nn.Module, i
         raise ValueError(f"The run {run} has no best checkpoint yet; it is written at the first validation.")
     settings = read_settings(run)
     splits, task = build(settings, start_processes(device))
+    require_same_data(run, splits.digest)
     best = checkpoint.load(run / checkpoint.BEST)
     task.main_network.load_state_dict(best["main_network"])
     return settings, splits, task, best["step"]

@@ -35,7 +35,7 @@ from training.logger import open_logger
 from training.optimizer import build_optimizer
 from training.precision import resolve_precision
 from training.resume import refuse_changes, rewrite_resume
-from training.run_directory import RunDirectory, read_settings
+from training.run_directory import RunDirectory, read_settings, require_same_data
 from training.schedule import build_schedule
 from training.tasks import CharacterModelling, ImageClassification
 
@@ -81,17 +81,18 @@ def train(settings: dict[str, Any], overrides: list[str], resume: Path | None) -
     budget = loop.Budget(**{key: value for key, value in settings["budget"].items() if key != "name"})
     learning_rate = build_schedule(**settings["schedule"], steps=budget.steps)
 
-    run = reopen_run(resume, settings, overrides) if resume is not None and processes.is_first else None
+    run = reopen_run(resume, settings) if resume is not None and processes.is_first else None
     if processes.broadcast(resume is not None and processes.is_first and run is None):
         return  # it is finished
     splits, task = build(settings, processes)
     saved = None
     if processes.is_first:
         if resume is not None:
+            require_same_data(run.path, splits.digest)
             saved = checkpoint.load_checkpoint(run.path)
             run.truncate_metrics(saved["metrics_size"])  # rows from after the checkpoint come again
         else:
-            run = RunDirectory.create(new_run_path(settings), overrides, OmegaConf.to_yaml(settings))
+            run = RunDirectory.create(new_run_path(settings), overrides, OmegaConf.to_yaml(settings), splits.digest)
     saved = processes.broadcast(saved)
 
     optimizer_settings = dict(settings["optimizer"])
@@ -120,6 +121,8 @@ def train(settings: dict[str, Any], overrides: list[str], resume: Path | None) -
         session=facts,
         logger=logger,
     )
+    if saved is not None and run is not None:
+        run.note_resume(overrides, OmegaConf.to_yaml(settings))  # no earlier: a resume that is refused changes nothing
     try:
         trainer.train(saved)
         record_result(trainer, settings, facts)
@@ -134,7 +137,7 @@ def train(settings: dict[str, Any], overrides: list[str], resume: Path | None) -
         run.close()
 
 
-def reopen_run(resume: Path, settings: Mapping[str, Any], overrides: list[str]) -> RunDirectory | None:
+def reopen_run(resume: Path, settings: Mapping[str, Any]) -> RunDirectory | None:
     """Reopen the directory of a run to go on with; None, and a line that says so, if the run is finished."""
     run = RunDirectory.reopen(resume)
     refuse_changes(read_settings(run.path), settings)
@@ -143,7 +146,6 @@ def reopen_run(resume: Path, settings: Mapping[str, Any], overrides: list[str]) 
         print(f"{run.path} is finished, after {steps_done} steps; go on with a longer budget: -r budget.steps=N.")
         run.close()
         return None
-    run.note_resume(overrides, OmegaConf.to_yaml(settings))
     return run
 
 

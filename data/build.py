@@ -1,5 +1,7 @@
 """From plain settings to the splits of a data set of images or of a text."""
 
+import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,6 +101,7 @@ def build_images(
         test=test,
         num_classes=loaded.num_classes,
         image_shape=train.image_shape,
+        digest=_digest(loaded),
     )
 
 
@@ -150,7 +153,20 @@ def build_text(
         validation=EvaluationStreams(loaded.validation, streams=validation_streams, warm_up=warm_up, **place),
         test={"test": EvaluationStreams(loaded.test, streams=test_streams, warm_up=warm_up, **place)},
         vocabulary=loaded.vocabulary,
+        digest=_digest(loaded),
     )
+
+
+def _digest(loaded: ImageArrays | TextArrays) -> str:
+    """SHA-256 of all that a data set holds."""
+    digest = hashlib.sha256()
+    for field in dataclasses.fields(loaded):
+        value = getattr(loaded, field.name)
+        is_array = isinstance(value, np.ndarray)
+        digest.update(f"{field.name} {value.shape if is_array else value} ".encode())
+        if is_array:
+            digest.update(np.ascontiguousarray(value))
+    return digest.hexdigest()
 
 
 def _subset(name: str, bounds: Sequence[int], num_test: int) -> slice:

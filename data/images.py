@@ -235,6 +235,7 @@ class ImageSplits:
         test: "test", the headline, comes first; further entries are subsets of it reported beside it.
         num_classes: labels are 0 to num_classes - 1.
         image_shape: (C, H, W).
+        digest: SHA-256 of the data set, by which a resume tells whether it reads the same.
     """
 
     train: ImageBatches
@@ -242,6 +243,7 @@ class ImageSplits:
     test: Mapping[str, ImageBatches]
     num_classes: int
     image_shape: tuple[int, int, int]
+    digest: str
 
 
 def _require_seed(name: str, seed: int) -> None:

@@ -162,12 +162,14 @@ class TextSplits:
         validation: in parallel streams, for speed.
         test: "test" alone.
         vocabulary: the characters that the ids 0, 1, ... stand for; see data/text_sources.py for bytes.
+        digest: SHA-256 of the text, by which a resume tells whether it reads the same.
     """
 
     train: TrainingStreams
     validation: EvaluationStreams
     test: Mapping[str, EvaluationStreams]
     vocabulary: str
+    digest: str
 
 
 def _require_positive(**sizes: int) -> None:

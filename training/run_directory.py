@@ -3,6 +3,7 @@
 overrides.json   the overrides of the first launch; written once, read by `train.py -r`
 resumed_with.json  the overrides given when it was resumed, such as a longer budget
 config.yaml      the composed configuration, of the last launch
+data.json        the digest of the data set that it trains on
 metrics.jsonl    one row a logged step; the same bytes however often the run was interrupted
 sessions.json    one entry a process that trained here: command, commit, versions, hardware, steps, seconds
 checkpoint.pt    the newest checkpoint, checkpoint.previous.pt the one before, best.pt the best on validation
@@ -26,6 +27,7 @@ from training.checkpoint import write_atomically
 OVERRIDES = "overrides.json"
 RESUMED_WITH = "resumed_with.json"
 CONFIG = "config.yaml"
+DATA = "data.json"
 METRICS = "metrics.jsonl"
 SESSIONS = "sessions.json"
 RESULT = "result.json"
@@ -53,8 +55,8 @@ class RunDirectory:
         self._session_start = time.monotonic()
 
     @classmethod
-    def create(cls, path: Path, overrides: list[str], config: str) -> "RunDirectory":
-        """Make the directory of a new run and keep its overrides and its configuration.
+    def create(cls, path: Path, overrides: list[str], config: str, data_digest: str) -> "RunDirectory":
+        """Make the directory of a new run and keep its overrides, its configuration and the digest of its data.
 
         A directory of that name that exists already is left alone: the new one gets -2, -3, ... appended.
 
@@ -64,6 +66,7 @@ class RunDirectory:
         run = cls(_make_new_directory(path))
         _write_json(run.path / OVERRIDES, overrides)
         run._write_config(config)
+        _write_json(run.path / DATA, {"sha256": data_digest})
         return run
 
     @classmethod
@@ -143,6 +146,19 @@ class RunDirectory:
 def read_settings(run: Path) -> dict[str, Any]:
     """The configuration of a run's last launch, as plain values."""
     return OmegaConf.to_container(OmegaConf.load(run / CONFIG))
+
+
+def require_same_data(run: Path, data_digest: str) -> None:
+    """Compare the data set that was read with the one that a run was trained on.
+
+    Raises:
+        ValueError: they differ.
+    """
+    if read_json(run / DATA, default={"sha256": data_digest})["sha256"] != data_digest:  # older runs did not keep it
+        raise ValueError(
+            f"The data set that was read is not the one that {run} was trained on; point dataset.root or dataset.path "
+            "to that one, or start a new run."
+        )
 
 
 def read_rows(run: Path) -> list[dict[str, Any]]:

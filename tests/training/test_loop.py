@@ -136,7 +136,7 @@ def make_trainer(run, task=None, at_step=None, optimizer="adam", budget=(), **ch
         splits=SimpleNamespace(train=Split(at_step), validation=Split(), test={"test": Split(), "half": Split()}),
         optimizer=build_optimizer(task.parameters(), optimizer),
         budget=loop.Budget(**intervals),
-        run=RunDirectory.reopen(run) if run.exists() else RunDirectory.create(run, [], ""),
+        run=RunDirectory.reopen(run) if run.exists() else RunDirectory.create(run, [], "", ""),
         **(settings | changes),
     )
 

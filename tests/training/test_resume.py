@@ -6,7 +6,9 @@ import random
 import shutil
 import signal
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from training.resume import refuse_changes, rewrite_resume
@@ -29,6 +31,9 @@ def finished(tmp_path_factory, make_launcher):
 def copied(finished, launcher):
     """A copy of the finished run, alone among the runs of `launcher`."""
     return shutil.copytree(finished, launcher.runs / finished.name)
+
+
+ROOT = Path(__file__).parents[2]
 
 
 def contents(run):
@@ -119,6 +124,41 @@ def test_changed_architecture_data_or_seed_is_refused(launcher, copied, assert_o
     assert_one_line(done, *keys)
     assert "budget" not in done.stderr
     assert contents(copied) == before
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["optimizer.gradient_clip=-1"],
+        ["precision=fp16"],
+        ["schedule.peak=-1"],
+        ["logger.name=print"],
+        ["dataset.path=/nowhere/images.npz"],
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_refused_resume_changes_nothing(launcher, copied, assert_one_line, overrides):
+    before = contents(copied)
+    done = launcher.call("-r", str(copied), "budget.steps=5", *overrides)
+    assert_one_line(done, overrides[0].partition("=")[2])
+    assert contents(copied) == before, "the next -r would be refused as well"
+
+
+def test_other_data_in_the_place_of_the_first_is_refused(launcher, copied, assert_one_line, tmp_path):
+    before = contents(copied)
+    arrays = dict(np.load(ROOT / "data" / "cifar10_sample.npz"))
+    moved, other = tmp_path / "moved.npz", tmp_path / "other.npz"
+    np.savez(moved, **arrays)
+    arrays["y_train"] = arrays["y_train"][::-1]
+    np.savez(other, **arrays)
+
+    done = launcher.call("-r", str(copied), "budget.steps=5", f"dataset.path={other}")
+    assert_one_line(done, "not the one", str(copied), "dataset.path")
+    assert contents(copied) == before
+
+    done = launcher.call("-r", str(copied), "budget.steps=5", f"dataset.path={moved}")
+    assert done.returncode == 0, done.stderr
+    assert result(copied)["steps"] == 5
 
 
 def test_only_what_changes_the_run_is_compared():
