@@ -8,8 +8,9 @@ def piecewise_constant(until: Sequence[int], rates: Sequence[float]) -> Callable
     """The rate rates[i] up to step until[i] (Tables 8 and 9); the last one also beyond.
 
     Raises:
-        ValueError: lists of different lengths, or boundaries that do not increase.
+        ValueError: lists of different lengths, boundaries that do not increase, or a rate that makes no sense.
     """
+    _require_positive(rates=rates)
     if len(until) != len(rates) or not rates or list(until) != sorted(set(until)):
         raise ValueError(
             "A piecewise constant schedule needs one rate for each of its increasing steps; "
@@ -22,8 +23,9 @@ def one_cycle(peak: float, warmup: float, steps: int) -> Callable[[int], float]:
     """Linear warm-up from a tenth of `peak` over the fraction `warmup` of all `steps`, then a half cosine to zero.
 
     Raises:
-        ValueError: a warm-up that is not in [0, 1).
+        ValueError: a warm-up that is not in [0, 1), or a peak that makes no sense.
     """
+    _require_positive(peak=[peak])
     if not 0 <= warmup < 1:
         raise ValueError(f"schedule.warmup is {warmup}; it must be a fraction of the steps, at least 0 and below 1.")
     rising = warmup * steps
@@ -37,8 +39,20 @@ def one_cycle(peak: float, warmup: float, steps: int) -> Callable[[int], float]:
 
 
 def constant(rate: float) -> Callable[[int], float]:
-    """The same rate at every step."""
+    """The same rate at every step.
+
+    Raises:
+        ValueError: a rate that makes no sense.
+    """
+    _require_positive(rate=[rate])
     return lambda step: rate
+
+
+def _require_positive(**rates: Sequence[float]) -> None:
+    for name, values in rates.items():
+        for value in values:
+            if not 0 < value < math.inf:
+                raise ValueError(f"schedule.{name} has a learning rate of {value}; it must be a number above 0.")
 
 
 def build_schedule(name: str, steps: int, **settings) -> Callable[[int], float]:

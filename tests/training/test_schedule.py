@@ -53,6 +53,17 @@ def test_constant():
     assert {constant(0.1)(step) for step in (0, 1, 10**9)} == {0.1}
 
 
+@pytest.mark.parametrize("bad", [0.0, -0.1, math.inf, math.nan])
+def test_bad_rates(bad):
+    for schedule in (
+        lambda: piecewise_constant([1, 2], [0.1, bad]),
+        lambda: one_cycle(bad, warmup=0, steps=3),
+        lambda: constant(bad),
+    ):
+        with pytest.raises(ValueError, match=f"learning rate of {bad}; it must be a number above 0"):
+            schedule()
+
+
 @pytest.mark.parametrize(
     ("until", "rates"), [([1, 2], [0.1]), ([], []), ([2, 1], [0.1, 0.2]), ([1, 1], [0.1, 0.2]), ([1], [0.1, 0.2])]
 )
