@@ -39,7 +39,11 @@ def open_logger(settings: Mapping[str, Any], run: RunDirectory | None):
         return NoLogger()
     from training.wandb_logger import WandbLogger  # numpy and W&B load only for those who log
 
-    opened = WandbLogger(run.path, name=run.path.name, job_type="train", config=dict(settings), **logger)
-    for row in run.metrics():
+    rows = run.metrics()
+    last_step = rows[-1]["step"] if rows else -1
+    opened = WandbLogger(
+        run.path, name=run.path.name, job_type="train", config=dict(settings), last_kept_step=last_step, **logger
+    )
+    for row in rows:
         opened.log(row)
     return opened

@@ -3,8 +3,10 @@
 The run's `metrics.jsonl` is the truth and W&B a copy of it. Offline, every start of a run writes a new
 fragment `wandb/offline-run-*` under the same run id. A killed process leaves a fragment that lacks its last
 rows (wandb writes in blocks), may end in half a record, and may hold rows past the checkpoint from which the
-run is resumed. At each start the fragments are therefore read back: half a record is cut off, rows that are
-there already are skipped, and those that were lost are logged again when the caller passes all rows it kept.
+run is resumed, perhaps with another rate. At each start the fragments are therefore read back: half a record
+and rows past the checkpoint are cut off, rows that are there already are skipped, and those that were lost are
+logged again when the caller passes all rows it kept. What the server has by then cannot be cut: rows past the
+checkpoint stay there as they were.
 """
 
 import os
@@ -55,6 +57,7 @@ class WandbLogger:
         job_type: str,
         tags: list[str],
         config: dict,
+        last_kept_step: int = -1,
     ):
         """Starts the run, or a new fragment of the run that `directory` already holds.
 
@@ -63,9 +66,10 @@ class WandbLogger:
             mode: "offline" (no account, no prompt, no network) or "online".
             project, entity, name, group, job_type, tags: as in `wandb.init`; they win over the environment.
             config: nested, plain values.
+            last_kept_step: of the last row in `metrics.jsonl`, -1 if there is none; later ones are cut off here too.
 
         Raises:
-            ValueError: on another mode, or online without credentials.
+            ValueError: on another mode, or online without credentials or an answer.
         """
         if mode not in ("offline", "online"):
             raise ValueError(f"logger.mode must be offline or online, not {mode!r}.")
@@ -82,26 +86,30 @@ class WandbLogger:
             raise ValueError(
                 "W&B has no credentials to log online: run `wandb login`, set WANDB_API_KEY, or log offline."
             )
-        self.last_step = _repair_fragments(directory / "wandb")
-        self._run = wandb.init(
-            dir=str(directory),
-            id=_run_id(directory / RUN_ID_FILE),
-            # Recorded in the fragment too: `wandb sync` then appends it to the run instead of replacing it.
-            resume="allow",
-            mode=mode,
-            project=project,
-            entity=entity,
-            name=name,
-            group=group,
-            job_type=job_type,
-            tags=tags,
-            config=config,
-            allow_val_change=True,  # a resumed run may have a longer budget
-            reinit="create_new",  # a sweep starts many runs in one process, and one of them may have failed
-            settings=wandb.Settings(
-                silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True
-            ),
-        )
+        self.last_step = _repair_fragments(directory / "wandb", last_kept_step)
+        settings = wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True)
+        try:
+            self._run = wandb.init(
+                dir=str(directory),
+                id=_run_id(directory / RUN_ID_FILE),
+                # Recorded in the fragment too: `wandb sync` then appends it to the run instead of replacing it.
+                resume="allow",
+                mode=mode,
+                project=project,
+                entity=entity,
+                name=name,
+                group=group,
+                job_type=job_type,
+                tags=tags,
+                config=config,
+                allow_val_change=True,  # a resumed run may have a longer budget
+                reinit="create_new",  # a sweep starts many runs in one process, and one of them may have failed
+                settings=settings,
+            )
+        except wandb.Error as error:
+            raise ValueError(
+                f"W&B did not start ({error}); check logger.entity, logger.project and `wandb login`, or log offline."
+            ) from None
         if mode == "online":
             # The server alone knows what reached it: a run that was offline so far is sent whole.
             self.last_step = self._run.starting_step - 1
@@ -161,8 +169,11 @@ def _run_id(path: Path) -> str:
     return path.read_text().strip()
 
 
-def _repair_fragments(directory: Path) -> int:
-    """Readies the fragments of killed processes for `wandb sync`; returns the last step in any, or -1."""
+def _repair_fragments(directory: Path, last_kept_step: int) -> int:
+    """Readies the fragments of earlier processes for `wandb sync`; returns the last step in any, or -1.
+
+    Rows after `last_kept_step` are cut off, except from a fragment that was sent already.
+    """
     from wandb.proto.wandb_internal_pb2 import Record
 
     last_step = -1
@@ -173,13 +184,16 @@ def _repair_fragments(directory: Path) -> int:
         if not _HEADER.startswith(data[: len(_HEADER)]):
             continue  # a format of another wandb: not ours to cut
         end, holds_run, finished = len(_HEADER), False, False
+        is_sent = path.with_name(path.name + ".synced").exists()
         for content, after in _records(data):
-            end = after
             record = Record.FromString(content)
+            if record.HasField("history"):
+                if record.history.step.num > last_kept_step and not is_sent:
+                    break
+                last_step = max(last_step, record.history.step.num)
+            end = after
             holds_run |= record.HasField("run")
             finished |= record.HasField("exit")
-            if record.HasField("history"):
-                last_step = max(last_step, record.history.step.num)
         if not holds_run:
             shutil.rmtree(path.parent)  # killed before its first write: nothing to sync
         elif not finished:

@@ -6,7 +6,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,11 @@ def row(step: int) -> dict[str, float]:
     if step % 10 == 9:
         metrics["validation/error"] = 0.5 / (step + 1)
     return {"step": step, "epoch": step / 100, "examples": 128 * step} | metrics
+
+
+def row_of_last_session(step: int) -> dict[str, float]:
+    """What is to be there after `test_killed_and_resumed_twice`: the row that was logged last."""
+    return row(step) | {"train/learning_rate": max(checkpoint for checkpoint in (0, 300, 1500) if checkpoint <= step)}
 
 
 def inspect(path: Path, *options: str) -> list[dict]:
@@ -115,14 +122,14 @@ socket.getaddrinfo = lambda *arguments, **_: print("looked up", arguments)
 from training.wandb_logger import WandbLogger
 
 sys.path.insert(0, sys.argv[1])
-from test_wandb_logger import RUN, row
+from test_wandb_logger import RUN, row, row_of_last_session
 
 checkpoint, last = int(sys.argv[3]), int(sys.argv[4])
-logger = WandbLogger(Path(sys.argv[2]), mode="offline", **RUN)
+logger = WandbLogger(Path(sys.argv[2]), mode="offline", last_kept_step=checkpoint - 1, **RUN)
 for step in range(checkpoint):
-    logger.log(row(step))  # metrics.jsonl, cut at the checkpoint
+    logger.log(row_of_last_session(step))  # metrics.jsonl, cut at the checkpoint
 for step in range(checkpoint, last):
-    logger.log(row(step))
+    logger.log(row(step) | {"train/learning_rate": checkpoint})  # each session has its rate
 if sys.argv[5] == "killed":
     time.sleep(0.5)  # wandb's process writes what it has as full blocks
     os.kill(os.getpid(), signal.SIGKILL)
@@ -162,7 +169,7 @@ def lose_tail(directory: Path) -> None:
 def test_killed_and_resumed_twice(tmp_path):
     child(tmp_path, checkpoint=0, last=900, end="killed")
     lose_tail(tmp_path)
-    child(tmp_path, checkpoint=300, last=1500, end="killed")  # replays rows that W&B has
+    child(tmp_path, checkpoint=300, last=1500, end="killed")  # W&B has rows past the checkpoint
     lose_tail(tmp_path)
     child(tmp_path, checkpoint=1500, last=1600, end="finished")  # rows before the checkpoint were lost
 
@@ -172,13 +179,12 @@ def test_killed_and_resumed_twice(tmp_path):
     assert {run["run_id"] for run in runs} == {(tmp_path / RUN_ID_FILE).read_text()}
 
     steps = [[each["step"] for each in history(part)] for part in parts]
-    assert 300 < steps[0][-1] < 899, "some rows were there before they were replayed"
+    assert steps[0] == list(range(300)), "rows past the checkpoint are cut off"
     assert steps[1][-1] < 1499, "some rows before the checkpoint were lost"
     assert sum(steps, []) == list(range(1600))
     rows = [each for part in parts for each in history(part)]
-    assert [{key: each[key] for key in row(step)} for step, each in enumerate(rows)] == [
-        row(step) for step in range(1600)
-    ]
+    expected = [row_of_last_session(step) for step in range(1600)]
+    assert [{key: each[key] for key in expected[step]} for step, each in enumerate(rows)] == expected
     assert [each["_step"] for each in rows] == list(range(1600)), "wandb sync appends by wandb's own step"
 
     (summary,) = inspect(fragments(tmp_path)[-1], "--summary")
@@ -192,7 +198,7 @@ def test_half_a_record_and_empty_fragments(finished, tmp_path):
     last_steps = []
     for length in range(len(whole), 0, -97):
         path.write_bytes(whole[:length])
-        if (last := _repair_fragments(tmp_path / "wandb")) < 0:
+        if (last := _repair_fragments(tmp_path / "wandb", last_kept_step=19)) < 0:
             break
         last_steps.append(last)
         assert len(path.read_bytes()) <= length
@@ -202,7 +208,7 @@ def test_half_a_record_and_empty_fragments(finished, tmp_path):
     empty = tmp_path / "wandb" / "offline-run-20990101_000000-empty"
     empty.mkdir()
     (empty / "run-empty.wandb").write_bytes(whole[:7])
-    last = _repair_fragments(tmp_path / "wandb")
+    last = _repair_fragments(tmp_path / "wandb", last_kept_step=19)
     assert fragments(tmp_path) == [path.parent], "a fragment without a run stops wandb sync"
     assert [each["step"] for each in history(inspect(path))] == list(range(last + 1))
 
@@ -231,7 +237,8 @@ def test_refusals(finished, tmp_path):
     assert inspect(Path(logger.address), "--summary")[0]["state"] == "failed"
 
 
-def test_online_without_credentials_is_refused_at_once(tmp_path):
+def start_online(directory: Path, **variables: str) -> subprocess.CompletedProcess:
+    """Starts a logger online, in a process without credentials of the user's; prints why it did not start."""
     code = (
         "import sys; from pathlib import Path; from training.wandb_logger import WandbLogger\n"
         "try: WandbLogger(Path(sys.argv[1]), mode='online', project='p', entity=None, name='n', group=None,"
@@ -240,12 +247,36 @@ def test_online_without_credentials_is_refused_at_once(tmp_path):
     )
     shell = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     shell |= {
-        "NETRC": str(tmp_path / "none"),
-        "WANDB_CONFIG_DIR": str(tmp_path),
+        "NETRC": str(directory / "none"),
+        "WANDB_CONFIG_DIR": str(directory),
         "WANDB_ERROR_REPORTING": "false",
     }
-    command = [sys.executable, "-c", code, str(tmp_path)]
+    command = [sys.executable, "-c", code, str(directory)]
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env=shell | variables, stdin=subprocess.DEVNULL
+    )
+
+
+def test_online_without_credentials_is_refused_at_once(tmp_path):
     started = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=shell, stdin=subprocess.DEVNULL)
+    done = start_online(tmp_path)
     assert done.stdout.startswith("W&B has no credentials") and done.stdout.count("\n") == 1, done.stderr
     assert time.perf_counter() - started < 20
+
+
+def test_online_with_a_key_that_the_server_refuses(tmp_path):
+    class Refuses(BaseHTTPRequestHandler):
+        def respond(self):
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(401)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_POST = respond
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refuses) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        done = start_online(tmp_path, WANDB_BASE_URL=f"http://127.0.0.1:{server.server_port}", WANDB_API_KEY=40 * "0")
+        server.shutdown()
+    assert done.stdout.startswith("W&B did not start") and done.stdout.count("\n") == 1, done.stderr
+    assert "401" in done.stdout and "`wandb login`" in done.stdout
