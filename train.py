@@ -64,8 +64,7 @@ def build(settings: Mapping[str, Any], processes: Processes) -> tuple[ImageSplit
     else:
         network = build_image_classifier(main_net, hypernet, splits.num_classes, splits.image_shape)
         task = ImageClassification(network, main_net["kernel_decay"])
-    memory_format = torch.channels_last if settings["channels_last"] else torch.contiguous_format
-    return splits, task.to(processes.device, memory_format=memory_format)
+    return splits, task.to(processes.device, memory_format=torch.channels_last)  # as the images are
 
 
 def train(settings: dict[str, Any], overrides: list[str], resume: Path | None) -> None:

@@ -54,7 +54,7 @@ def measure_images(rounds: int, device: torch.device) -> dict[str, Any]:
             f"WRN-40-{width}": images.hyper_against_plain(width, batches, 3 * rounds, precision, device)
             for width in (1, 2)
         },
-        "settings": images.layouts_and_compilation(batches, rounds, device),
+        "settings": images.precision_and_compilation(batches, rounds, device),
         "pipeline_images_per_second": images.pipeline_images_per_second(batches, device),
     }
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from training.run_directory import OVERRIDES, RESUMED_WITH, most_recent_run, read_json
 
-# What must stay as it was when a run is resumed. The place of the data may change; `require_same_data` sees to its content.
+# What must stay as it was when a run is resumed. The data may move; `require_same_data` sees to their content.
 FIXED = ("main_net", "hypernet", "dataset", "seed", "split_seed", "optimizer.name")
 FREE = ("dataset.root", "dataset.path")
 
