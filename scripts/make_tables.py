@@ -24,6 +24,7 @@ from scripts.benchmarks import report
 from scripts.paper_tables import ROWS, Row
 from scripts.plot_curves import draw
 from training.command_line import one_line_errors
+from training.provenance import short
 
 TITLES = {
     "table2": "Table 2: CIFAR-10, error in percent",
@@ -76,10 +77,12 @@ def figure(runs: list[dict[str, Any]], key: str) -> str:
 
 
 def difference(row: Row, runs: list[dict[str, Any]]) -> str:
-    """Ours minus the paper's, on the test set; nothing if ours read other data."""
+    """Ours minus the paper's, on the test set; nothing if ours read other data (data/README.md)."""
     metric = metric_of(runs[0])
-    if not runs[0]["settings"]["dataset"]["name"].startswith(DATASETS[row.experiment.partition("/")[0]]):
+    if runs[0]["settings"]["dataset"]["name"] != DATASETS[row.experiment.partition("/")[0]]:
         return "other data"
+    if f"test_lossless_{metric}" in runs[0]:
+        return "altered test images"
     return f"{statistics.mean(run[f'test_{metric}'] for run in runs) - row.test:+.{METRICS[metric]}f}"
 
 
@@ -124,7 +127,7 @@ def run_lines(record: dict[str, Any], row: Row) -> list[str]:
     """What a page says of one run."""
     metric = metric_of(record)
     figures = [key for key in record if re.fullmatch(rf"(test|validation)_(\w+_)?{metric}", key)]
-    commits = list(dict.fromkeys(session["commit"][:10] for session in record["sessions"]))
+    commits = list(dict.fromkeys(short(session["commit"]) for session in record["sessions"]))
     lines = [
         f"- [{record['name']}](runs/{record['name']}.json): `{record['command']}`, seed {record['seed']}.",
         "  " + ", ".join(f"{key.replace('_', ' ')} {record[key]:.{METRICS[metric]}f}" for key in figures) + ".",
@@ -153,12 +156,13 @@ def tuning_lines(table: str, tried: dict[str, list[dict[str, Any]]]) -> list[str
             metric = metric_of(record)
             value = f"{record[f'validation_{metric}']:.{METRICS[metric]}f}"
             rows.append(f"| {what_ran(record)}, {record['settings']['hypernet']['name']} | {dataset['batch_size']} ")
-            rows[-1] += f"| {record['steps']:,} | {peak:g} | {value} | [record](tuning/{record['name']}.json) |"
+            rows[-1] += f"| {record['steps']:,} | {peak:g} | {value} | {short(record['commit'])} "
+            rows[-1] += f"| [record](tuning/{record['name']}.json) |"
     if not rows:
         return []
     head = [
-        "| network | batch | steps | peak rate | validation | |",
-        "| --- | ---: | ---: | ---: | ---: | --- |",
+        "| network | batch | steps | peak rate | validation | commit | |",
+        "| --- | ---: | ---: | ---: | ---: | --- | --- |",
     ]
     return ["## What was tried for the schedule of budget=cpu", "", *head, *rows, ""]
 

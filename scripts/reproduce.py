@@ -7,8 +7,9 @@
     python scripts/reproduce.py all --budget paper --launcher slurm  # each row a job, by Hydra's launcher
 
 Overrides of train.py may follow; they go to every row. A row is there when --records has a record of the very same
-command; this repository comes with the records of its own results, so name another folder to train everything anew.
-Otherwise its run under runs/ is looked for: one that finished is recorded, one that was stopped is resumed.
+command; otherwise its run under runs/ is looked for: one that finished is recorded, one that was stopped is resumed.
+This repository comes with the records of its own results: to train everything anew, name other folders for both, as
+--records my_results runs=my_runs.
 """
 
 import argparse

@@ -18,6 +18,12 @@ def commit() -> str:
         return "unknown"
 
 
+def short(commit: str) -> str:
+    """A commit as the pages print it: ten digits, and "+changes" where it has that."""
+    revision, changes, _ = commit.partition("+changes")
+    return revision[:10] + changes
+
+
 def _git(*arguments: str) -> str:
     command = ["git", "-C", str(PROJECT), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()

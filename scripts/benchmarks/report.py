@@ -3,6 +3,7 @@
 from typing import Any
 
 from scripts.benchmarks.recurrent import BUILT_IN, HYPER
+from training.provenance import short
 
 INTRODUCTION = """# What hypernetworks cost
 
@@ -21,7 +22,7 @@ def table(head: list[str], rows: list[list[str]]) -> list[str]:
 def about(measured: dict[str, Any]) -> str:
     """Where a part was measured."""
     versions = ", ".join(f"{name} {version}" for name, version in measured["versions"].items())
-    return f"{measured['hardware']}; {versions}; commit {measured['commit'][:10]}; `{measured['command']}`."
+    return f"{measured['hardware']}; {versions}; commit {short(measured['commit'])}; `{measured['command']}`."
 
 
 def recurrent_lines(measured: dict[str, Any]) -> list[str]:
@@ -97,7 +98,10 @@ def precision_lines(runs: list[dict[str, Any]]) -> list[str]:
     """Learning curves of runs that differ in precision alone."""
     lines = ["## Training in bf16 and in float32", ""]
     for run in runs:
-        lines += [f"{run['precision']}: `{run['command']}`, {run['hardware']}, commit {run['commit'][:10]}.", ""]
+        batch, peak = run["settings"]["dataset"]["batch_size"], run["settings"]["schedule"]["peak"]
+        lines += [f"{run['precision']}: `{run['command']}`, {batch} streams, peak rate {peak:g}, {run['hardware']}, "]
+        lines[-1] += f"commit {short(run['commit'])}."
+        lines += [""]
     head = ["step"]
     head += [
         f"{run['precision']}, {what}" for what in ("training, nats", "validation, bits per character") for run in runs
