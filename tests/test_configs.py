@@ -95,8 +95,8 @@ def test_model_of_an_experiment(experiment):
     else:
         shape = (1, 28, 28) if settings["dataset"]["source"] == "mnist" else (3, 32, 32)
         network = build_image_classifier(settings["main_net"], settings["hypernet"], 10, shape)
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    assert parameters == PARAMETERS.get(experiment, parameters)
+    if experiment in PARAMETERS:  # tests/test_results.py has the counts of the language models
+        assert sum(parameter.numel() for parameter in network.parameters()) == PARAMETERS[experiment]
 
 
 def test_all_image_experiments_have_a_count():

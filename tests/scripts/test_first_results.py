@@ -1,0 +1,18 @@
+"""`make train`: four runs on the bundled data, and their table."""
+
+
+def test_table(launcher):
+    budget = ("budget.steps=1", "logger=none", "device=cpu")
+    done = launcher.run(*budget, f"runs={launcher.runs}", program=("scripts/first_results.py",))
+    assert done.returncode == 0, done.stderr
+    head, *rows = (line.split() for line in done.stdout.splitlines()[-5:])
+    assert head == ["data", "set", "main", "network", "hypernetwork", "parameters", "test"]
+    assert [row[:3] for row in rows] == [
+        ["cifar10_sample", "wrn_16_1", "none"],
+        ["cifar10_sample", "wrn_16_1", "static"],
+        ["shakespeare", "layer_norm_lstm_128", "none"],
+        ["shakespeare", "layer_norm_lstm_128", "hyperlstm"],
+    ]
+    assert [" ".join(row[5:]) for row in rows] == ["% error"] * 2 + ["bits per character"] * 2
+    parameters = [int(row[3].replace(",", "")) for row in rows]
+    assert parameters[0] > parameters[1] and parameters[2] < parameters[3]
