@@ -73,7 +73,7 @@ def image_lines(measured: dict[str, Any]) -> list[str]:
     rows = []
     for name, each in measured["wide_resnets"].items():
         speeds = [f"{128 / each['training'][kind]['seconds']:.0f}" for kind in ("plain", "hyper")]
-        rows.append([name, f"{each['training']['hyper']['ratio']:.3f}", f"{each['inference']['hyper']['ratio']:.3f}"])
+        rows.append([name, f"{each['training']['hyper']['ratio']:.2f}", f"{each['inference']['hyper']['ratio']:.2f}"])
         rows[-1] += speeds
     lines += table(["", "training step, hyper / plain", "inference", "images/s, plain", "images/s, hyper"], rows)
     lines += ["Hyper WRN-40-1 with one setting changed, times the step as by default:", ""]
@@ -138,7 +138,7 @@ def summary(record: dict[str, Any], link: str) -> str:
     if "images" in record:
         networks = record["images"]["wide_resnets"]
         steps, passes = (
-            ", ".join(f"{each[kind]['hyper']['ratio']:.3f} ({name})" for name, each in networks.items())
+            ", ".join(f"{each[kind]['hyper']['ratio']:.2f} ({name})" for name, each in networks.items())
             for kind in ("training", "inference")
         )
         parts.append(
