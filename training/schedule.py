@@ -10,7 +10,7 @@ def piecewise_constant(until: Sequence[int], rates: Sequence[float]) -> Callable
     Raises:
         ValueError: lists of different lengths, boundaries that do not increase, or a rate that makes no sense.
     """
-    _require_positive(rates=rates)
+    _check_rates(rates=rates)
     if len(until) != len(rates) or not rates or list(until) != sorted(set(until)):
         raise ValueError(
             "A piecewise constant schedule needs one rate for each of its increasing steps; "
@@ -25,7 +25,7 @@ def one_cycle(peak: float, warmup: float, steps: int) -> Callable[[int], float]:
     Raises:
         ValueError: a warm-up that is not in [0, 1), or a peak that makes no sense.
     """
-    _require_positive(peak=[peak])
+    _check_rates(peak=[peak])
     if not 0 <= warmup < 1:
         raise ValueError(f"schedule.warmup is {warmup}; it must be a fraction of the steps, at least 0 and below 1.")
     rising = warmup * steps
@@ -44,11 +44,11 @@ def constant(rate: float) -> Callable[[int], float]:
     Raises:
         ValueError: a rate that makes no sense.
     """
-    _require_positive(rate=[rate])
+    _check_rates(rate=[rate])
     return lambda step: rate
 
 
-def _require_positive(**rates: Sequence[float]) -> None:
+def _check_rates(**rates: Sequence[float]) -> None:
     for name, values in rates.items():
         for value in values:
             if not 0 < value < math.inf:

@@ -71,21 +71,7 @@ class WandbLogger:
         Raises:
             ValueError: on another mode, or online without credentials or an answer.
         """
-        if mode not in ("offline", "online"):
-            raise ValueError(f"logger.mode must be offline or online, not {mode!r}.")
-        os.environ["WANDB_MODE"] = mode  # wandb.login reads it; the configuration wins over the shell
-        # A parent's wandb service would outlive a kill of this process and go on holding the run id.
-        os.environ.pop("WANDB_SERVICE", None)
-        if mode == "offline":
-            # Offline mode alone does not stop wandb's telemetry from looking up its server.
-            os.environ["WANDB_ERROR_REPORTING"] = "false"
-        import wandb  # half a second: only those who log to it pay
-
-        wandb.setup(wandb.Settings(silent=True))
-        if mode == "online" and not wandb.login(prompt=False, verify=False):
-            raise ValueError(
-                "W&B has no credentials to log online: run `wandb login`, set WANDB_API_KEY, or log offline."
-            )
+        wandb = _start_wandb(mode)
         self.last_step = _repair_fragments(directory / "wandb", last_kept_step)
         settings = wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True)
         try:
@@ -157,6 +143,24 @@ class WandbLogger:
         self._run.finish(exit_code=exit_code)
 
 
+def _start_wandb(mode: str):
+    """Imports wandb for a mode, in which no prompt appears; raises as `WandbLogger`."""
+    if mode not in ("offline", "online"):
+        raise ValueError(f"logger.mode must be offline or online, not {mode!r}.")
+    os.environ["WANDB_MODE"] = mode  # wandb.login reads it; the configuration wins over the shell
+    # A parent's wandb service would outlive a kill of this process and go on holding the run id.
+    os.environ.pop("WANDB_SERVICE", None)
+    if mode == "offline":
+        # Offline mode alone does not stop wandb's telemetry from looking up its server.
+        os.environ["WANDB_ERROR_REPORTING"] = "false"
+    import wandb  # half a second: only those who log to it pay
+
+    wandb.setup(wandb.Settings(silent=True))
+    if mode == "online" and not wandb.login(prompt=False, verify=False):
+        raise ValueError("W&B has no credentials to log online: run `wandb login`, set WANDB_API_KEY, or log offline.")
+    return wandb
+
+
 def _run_id(path: Path) -> str:
     """The id in `path`, or a new one, written there atomically."""
     if not path.exists():
@@ -184,7 +188,7 @@ def _repair_fragments(directory: Path, last_kept_step: int) -> int:
         if not _HEADER.startswith(data[: len(_HEADER)]):
             continue  # a format of another wandb: not ours to cut
         end, holds_run, finished = len(_HEADER), False, False
-        is_sent = path.with_name(path.name + ".synced").exists()
+        is_sent = not path.parent.name.startswith("offline-") or path.with_name(path.name + ".synced").exists()
         for content, after in _records(data):
             record = Record.FromString(content)
             if record.HasField("history"):

@@ -99,9 +99,8 @@ def precision_lines(runs: list[dict[str, Any]]) -> list[str]:
     lines = ["## Training in bf16 and in float32", ""]
     for run in runs:
         batch, peak = run["settings"]["dataset"]["batch_size"], run["settings"]["schedule"]["peak"]
-        lines += [f"{run['precision']}: `{run['command']}`, {batch} streams, peak rate {peak:g}, {run['hardware']}, "]
-        lines[-1] += f"commit {short(run['commit'])}."
-        lines += [""]
+        what = f"`{run['command']}`, {batch} streams, peak rate {peak:g}"
+        lines += [f"{run['precision']}: {what}, {run['hardware']}, commit {short(run['commit'])}.", ""]
     head = ["step"]
     head += [
         f"{run['precision']}, {what}" for what in ("training, nats", "validation, bits per character") for run in runs

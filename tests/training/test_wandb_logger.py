@@ -213,6 +213,19 @@ def test_half_a_record_and_empty_fragments(finished, tmp_path):
     assert [each["step"] for each in history(inspect(path))] == list(range(last + 1))
 
 
+@pytest.mark.parametrize("sent", [None, "synced", "online"])
+def test_rows_past_the_checkpoint_are_cut_off_unless_they_were_sent(finished, tmp_path, sent):
+    shutil.copytree(finished[0] / "wandb", tmp_path / "wandb", ignore=shutil.ignore_patterns("latest-run"))
+    (path,) = (fragments(tmp_path)[0]).glob("*.wandb")
+    if sent == "synced":
+        path.with_name(path.name + ".synced").touch()
+    elif sent == "online":
+        path = path.parent.rename(path.parent.with_name("run-20990101_000000-online")) / path.name
+    kept = list(range(20 if sent else 8))
+    assert _repair_fragments(tmp_path / "wandb", last_kept_step=7) == kept[-1]
+    assert [each["step"] for each in history(inspect(path))] == kept
+
+
 def test_page(tmp_path):
     logger = WandbLogger(tmp_path, mode="offline", **RUN)
     logger.log(row(0), {"text/row_scales": "<p>a é \N{RETURN SYMBOL}</p>"})
