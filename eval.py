@@ -22,31 +22,31 @@ from training.precision import resolve_precision
 from training.run_directory import CONFIG, read_settings, require_same_data
 
 
-def load_best(run: Path, device: str) -> tuple[dict[str, Any], Any, nn.Module, int]:
-    """Return a run's settings, its splits, its task with the best main network, and the step that was best.
+def load_run(run: Path, device: str, newest: bool = False) -> tuple[dict[str, Any], Any, nn.Module, int]:
+    """Return a run's settings, its splits, its task with the best (or the newest) main network, and the step of that.
 
     Raises:
-        ValueError: there is no run, its data set is another by now, or its best checkpoint is missing or corrupt.
+        ValueError: there is no run, its data set is another by now, or the checkpoint is missing or corrupt.
     """
     if not (run / CONFIG).exists():
         raise ValueError(f"There is no run in {run}: it has no {CONFIG}.")
-    if not (run / checkpoint.BEST).exists():
+    if not newest and not (run / checkpoint.BEST).exists():
         raise ValueError(f"The run {run} has no best checkpoint yet; it is written at the first validation.")
     settings = read_settings(run)
     splits, task = build(settings, start_processes(device))
     require_same_data(run, splits.digest)
-    best = checkpoint.load(run / checkpoint.BEST)
-    task.main_network.load_state_dict(best["main_network"])
-    return settings, splits, task, best["step"]
+    saved = checkpoint.load_checkpoint(run) if newest else checkpoint.load(run / checkpoint.BEST)
+    task.main_network.load_state_dict(saved["main_network"])
+    return settings, splits, task, saved["step"]
 
 
 def evaluate(run: Path, device_name: str) -> dict[str, float | int | str]:
     """Return the metrics of the best checkpoint on all splits, its step and the parameter count.
 
     Raises:
-        ValueError: as `load_best`.
+        ValueError: as `load_run`.
     """
-    settings, splits, task, step = load_best(run, device_name)
+    settings, splits, task, step = load_run(run, device_name)
     parameters = list(task.parameters())
     result = {"run": run.name, "step": step, "parameters": sum(parameter.numel() for parameter in parameters)}
     device = parameters[0].device

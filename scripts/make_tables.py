@@ -4,7 +4,8 @@
     python scripts/make_tables.py --check    # only say which differ from the records; exit status 1 if any does
 
 A row of the paper without a record says "not run". What the tables mean stands in results/comments/TABLE.md, which is
-copied into the page. Records of runs come from scripts/record_result.py, performance.json from scripts/benchmark.py.
+copied into the page. Records of runs come from scripts/record_result.py, performance.json from scripts/benchmark.py,
+batch_norm_statistics.jsonl from the script of that name.
 """
 
 import argparse
@@ -167,6 +168,27 @@ def tuning_lines(table: str, tried: dict[str, list[dict[str, Any]]]) -> list[str
     return ["## What was tried for the schedule of budget=cpu", "", *head, *rows, ""]
 
 
+def batch_norm_lines(table: str, results: Path) -> list[str]:
+    """Validations with the running statistics of batch norm and with recomputed ones."""
+    path = results / "batch_norm_statistics.jsonl"
+    checked = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [
+        f"| {one['network']}, {one['hypernet']} | {one['peak']:g} | {one['step']:,} of {one['steps']:,} "
+        f"| {one['running_error']:.2f} | {one['recomputed_error']:.2f} ({one['batches']}) "
+        f"| {short(one['commit'])} | {one['run']} |"
+        for one in checked
+        if one["table"] == table
+    ]
+    if not rows:
+        return []
+    head = [
+        "| network | peak rate | step | validation, running statistics | recomputed (batches) | commit | run |",
+        "| --- | ---: | ---: | ---: | ---: | --- | --- |",
+    ]
+    command = "Made by `python scripts/batch_norm_statistics.py runs/NAME`, in the course of the runs."
+    return ["## Statistics of batch norm", "", command, "", *head, *rows, ""]
+
+
 def page(table: str, records: dict[str, list[dict[str, Any]]], results: Path) -> str:
     """The page of a table."""
     comment = results / "comments" / f"{table}.md"
@@ -177,6 +199,7 @@ def page(table: str, records: dict[str, list[dict[str, Any]]], results: Path) ->
     runs = [line for row in rows for record in records[row.experiment] for line in run_lines(record, row)]
     if runs:
         parts += [f"![Validation in the course of training]({table}.png)", "", "## Runs", "", *runs, ""]
+    parts += batch_norm_lines(table, results)
     parts += tuning_lines(table, read_records(results / "tuning"))
     return "\n".join(parts)
 

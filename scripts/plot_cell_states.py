@@ -16,7 +16,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout, for its packages
 
-from eval import load_best
+from eval import load_run
 from training.command_line import one_line_errors
 
 
@@ -27,7 +27,7 @@ def cell_states(run: Path, characters: int, device: str) -> Tensor:
     Raises:
         ValueError: there is no such run, or its network has no cell state.
     """
-    settings, splits, task, _ = load_best(run, device)
+    settings, splits, task, _ = load_run(run, device)
     layer = getattr(task.eval().main_network, "recurrent_layer", None)
     if layer is None or "c" not in layer.cells[-1].state_type._fields:
         raise ValueError(f"The network of {run}, {settings['main_net']['name']!r}, has no cell state c_t to plot.")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout, for its packages
 
-from eval import load_best
+from eval import load_run
 from training.command_line import one_line_errors
 from training.kernel_images import kernel_image
 
@@ -25,9 +25,9 @@ def best_kernels(run: Path) -> tuple[str, list[Tensor]]:
     """The title of a run and the kernels of its best checkpoint.
 
     Raises:
-        ValueError: as `load_best`, or the run's network has no kernels.
+        ValueError: as `load_run`, or the run's network has no kernels.
     """
-    settings, _, task, _ = load_best(run, "cpu")
+    settings, _, task, _ = load_run(run, "cpu")
     if not hasattr(task.main_network, "kernel_source"):
         raise ValueError(f"The run {run} is of {settings['main_net']['name']!r}, which has no kernels.")
     with torch.no_grad():

@@ -36,15 +36,25 @@ def call_script(monkeypatch):
 
 
 @pytest.fixture
-def assert_refused(call_script, tmp_path):
-    """Checks that a script refuses its arguments with one line that has all the words, and writes no picture."""
+def assert_refused(call_script):
+    """Checks that a script refuses its arguments with one line that has all the words, and prints nothing else."""
+
+    def check(name, *arguments, words):
+        done = call_script(name, *arguments)
+        assert done.returncode not in (0, None) and done.stdout == "", done
+        assert done.stderr.startswith(f"{Path(name).name}: ") and done.stderr.count("\n") == 1, done.stderr
+        assert all(word in done.stderr for word in words), done.stderr
+
+    return check
+
+
+@pytest.fixture
+def assert_no_picture(assert_refused, tmp_path):
+    """As `assert_refused`, of a script that draws; it must not have written its picture."""
 
     def check(name, *arguments, words):
         picture = tmp_path / "refused.png"
-        done = call_script(name, *arguments, "--output", picture)
-        assert done.returncode not in (0, None), done
-        assert done.stderr.startswith(f"{name}: ") and done.stderr.count("\n") == 1, done.stderr
-        assert all(word in done.stderr for word in words), done.stderr
+        assert_refused(name, *arguments, "--output", picture, words=words)
         assert not picture.exists()
 
     return check

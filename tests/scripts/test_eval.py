@@ -22,14 +22,8 @@ def test_figures_are_those_of_the_result(call_script, text_runs, image_run):
         assert all(key in done.stderr for key in printed)
 
 
-def test_mistakes(call_script, image_run, tmp_path):
-    def refused(run, *words):
-        done = call_script("../eval.py", run)
-        assert done.returncode == 1 and done.stdout == "", done
-        assert done.stderr.startswith("eval.py: ") and done.stderr.count("\n") == 1, done.stderr
-        assert all(word in done.stderr for word in words), done.stderr
-
-    refused(tmp_path / "nothing", "There is no run", "nothing")
+def test_mistakes(assert_refused, image_run, tmp_path):
+    assert_refused("../eval.py", tmp_path / "nothing", words=("There is no run", "nothing"))
     run = shutil.copytree(image_run, tmp_path / "run")
 
     config = OmegaConf.load(run / "config.yaml")
@@ -37,7 +31,7 @@ def test_mistakes(call_script, image_run, tmp_path):
     np.savez(tmp_path / "other.npz", **arrays | {"x_test": arrays["x_test"][::-1]})
     config.dataset.path = str(tmp_path / "other.npz")
     OmegaConf.save(config, run / "config.yaml")
-    refused(run, "not the one", str(run), "dataset.path")
+    assert_refused("../eval.py", run, words=("not the one", str(run), "dataset.path"))
 
     (run / "best.pt").unlink()
-    refused(run, "no best checkpoint yet")
+    assert_refused("../eval.py", run, words=("no best checkpoint yet",))

@@ -15,15 +15,15 @@ def test_picture_of_two_runs(call_script, text_runs, tmp_path):
     assert coloured[:, :600].any() and coloured[:, 600:].any()  # bars in both panels
 
 
-def test_mistakes(assert_refused, image_run, tmp_path):
+def test_mistakes(assert_no_picture, image_run, tmp_path):
     options = ("--device", "cpu")
-    assert_refused("plot_cell_states.py", tmp_path / "nothing", *options, words=("There is no run", "nothing"))
-    assert_refused("plot_cell_states.py", image_run, *options, words=("'wide_resnet'", "no cell state"))
+    assert_no_picture("plot_cell_states.py", tmp_path / "nothing", *options, words=("There is no run", "nothing"))
+    assert_no_picture("plot_cell_states.py", image_run, *options, words=("'wide_resnet'", "no cell state"))
 
 
-def test_fewer_than_one_character(assert_refused, text_runs):
+def test_fewer_than_one_character(assert_no_picture, text_runs):
     words = ("--characters is 0", "at least 1")
-    assert_refused("plot_cell_states.py", text_runs[0], "--characters", 0, "--device", "cpu", words=words)
+    assert_no_picture("plot_cell_states.py", text_runs[0], "--characters", 0, "--device", "cpu", words=words)
 
 
 def test_picture_that_cannot_be_written(call_script, text_runs, tmp_path):

@@ -13,17 +13,17 @@ def test_picture_of_two_runs(call_script, text_runs, tmp_path):
     assert (tmp_path / "curves.png").read_bytes() != (tmp_path / "loss.png").read_bytes()
 
 
-def test_mistakes(assert_refused, text_runs, image_run, tmp_path):
-    assert_refused("plot_curves.py", tmp_path / "nothing", words=("There is no run", "nothing"))
+def test_mistakes(assert_no_picture, text_runs, image_run, tmp_path):
+    assert_no_picture("plot_curves.py", tmp_path / "nothing", words=("There is no run", "nothing"))
     words = ("different metrics", "validation/bits_per_character", "validation/error", "--metric")
-    assert_refused("plot_curves.py", text_runs[0], image_run, words=words)
+    assert_no_picture("plot_curves.py", text_runs[0], image_run, words=words)
     unknown = (image_run, "--metric", "train/speed")
-    assert_refused("plot_curves.py", *unknown, words=("not logged train/speed", "train/loss"))
+    assert_no_picture("plot_curves.py", *unknown, words=("not logged train/speed", "train/loss"))
 
 
-def test_run_without_rows(assert_refused, tmp_path):
+def test_run_without_rows(assert_no_picture, tmp_path):
     (tmp_path / "metrics.jsonl").touch()
-    assert_refused("plot_curves.py", tmp_path, words=("has no rows yet",))
+    assert_no_picture("plot_curves.py", tmp_path, words=("has no rows yet",))
 
 
 def test_picture_that_cannot_be_written(call_script, image_run, tmp_path):

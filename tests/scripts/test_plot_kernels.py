@@ -14,7 +14,7 @@ def test_picture_of_two_runs(call_script, image_run, tmp_path):
         assert (red > blue).any() and (blue > red).any(), "weights of both signs"
 
 
-def test_mistakes(assert_refused, image_run, text_runs, tmp_path):
-    assert_refused("plot_kernels.py", tmp_path / "nothing", words=("There is no run", "nothing"))
-    assert_refused("plot_kernels.py", text_runs[0], words=("'lstm'", "has no kernels"))
-    assert_refused("plot_kernels.py", image_run, "--kernels", "99", words=("no kernel 99", "0 to 5"))
+def test_mistakes(assert_no_picture, image_run, text_runs, tmp_path):
+    assert_no_picture("plot_kernels.py", tmp_path / "nothing", words=("There is no run", "nothing"))
+    assert_no_picture("plot_kernels.py", text_runs[0], words=("'lstm'", "has no kernels"))
+    assert_no_picture("plot_kernels.py", image_run, "--kernels", "99", words=("no kernel 99", "0 to 5"))
