@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from pathlib import Path
 
 import hydra
@@ -169,7 +170,7 @@ def test_sweep_makes_a_run_directory_for_each_job(launcher):
     done = launcher.run("-m", *launcher.new("budget.steps=1", "hypernet=none,static", "seed=0,1"))
     assert done.returncode == 0, done.stderr
     runs = [path.parent for path in launcher.runs.glob("*/result.json")]
-    names = {run.name.rpartition("-20")[0] for run in runs}
+    names = {re.sub(r"-\d{8}-\d{6}$", "", run.name) for run in runs}
     assert names == {
         f"cifar10_sample-wrn_10_1-{hypernet}-s{seed}" for hypernet in ("none", "static") for seed in (0, 1)
     }
