@@ -11,14 +11,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from train import build
 from training import checkpoint
 from training.command_line import one_line_errors
 from training.distributed import start_processes
-from training.precision import resolve_precision
+from training.precision import autocast, resolve_precision
 from training.run_directory import CONFIG, read_settings, require_same_data
 
 
@@ -27,6 +26,7 @@ def load_run(run: Path, device: str, newest: bool = False) -> tuple[dict[str, An
 
     Raises:
         ValueError: there is no run, its data set is another by now, or the checkpoint is missing or corrupt.
+        FileNotFoundError: its data set is not there and could not be downloaded.
     """
     if not (run / CONFIG).exists():
         raise ValueError(f"There is no run in {run}: it has no {CONFIG}.")
@@ -35,7 +35,7 @@ def load_run(run: Path, device: str, newest: bool = False) -> tuple[dict[str, An
     settings = read_settings(run)
     splits, task = build(settings, start_processes(device))
     require_same_data(run, splits.digest)
-    saved = checkpoint.load_checkpoint(run) if newest else checkpoint.load(run / checkpoint.BEST)
+    saved = checkpoint.read_newest(run)[0] if newest else checkpoint.load(run / checkpoint.BEST)
     task.main_network.load_state_dict(saved["main_network"])
     return settings, splits, task, saved["step"]
 
@@ -50,8 +50,7 @@ def evaluate(run: Path, device_name: str) -> dict[str, float | int | str]:
     parameters = list(task.parameters())
     result = {"run": run.name, "step": step, "parameters": sum(parameter.numel() for parameter in parameters)}
     device = parameters[0].device
-    precision = resolve_precision(settings["precision"], device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision is torch.bfloat16):
+    with autocast(resolve_precision(settings["precision"], device), device):
         for name, split in {"validation": splits.validation, **splits.test}.items():
             for metric, value in task.evaluate(split.evaluation_batches()).items():
                 result[f"{name}_{metric}"] = value

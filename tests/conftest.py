@@ -65,25 +65,16 @@ class Launcher:
 
     def call(self, *arguments: str) -> subprocess.CompletedProcess:
         """Do in this process what `run` does in a new one, without the seconds that its start takes."""
-        stdout, stderr, returncode = io.StringIO(), io.StringIO(), 0
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        with pytest.MonkeyPatch.context() as patch, redirect_stdout(stdout), redirect_stderr(stderr):
+        with pytest.MonkeyPatch.context() as patch:
             patch.chdir(ROOT)
-            patch.setattr(sys, "argv", ["train.py", *arguments])
-            patch.setenv("HYDRA_FULL_ERROR", "1")  # train.py sets it; this restores it
             for name in ("http_proxy", "https_proxy"):
                 patch.setenv(name, self.environment[name])
-            try:
-                runpy.run_path("train.py", run_name="__main__")
-            except SystemExit as end:
-                returncode = end.code
-                if isinstance(returncode, str):  # what Python does with sys.exit("message")
-                    print(returncode, file=sys.stderr)
-                    returncode = 1
+            done = call_program(ROOT / "train.py", *arguments)
         torch.set_num_threads(threads)
         gc.collect()  # a run that ended in an error keeps its lock as long as the traceback lives
-        return subprocess.CompletedProcess(arguments, returncode, stdout.getvalue(), stderr.getvalue())
+        return done
 
     def stop(self) -> None:
         """End what still runs, as after a test that failed."""
@@ -105,6 +96,22 @@ class Launcher:
         wait_until(lambda: any(number_of_rows(run) >= rows for run in self.runs.glob("*/")), process)
 
 
+def call_program(path: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Run a program in this process; what came out is as of a process of its own."""
+    stdout, stderr, returncode = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(stdout), redirect_stderr(stderr):
+        patch.setattr(sys, "argv", [path.name, *arguments])
+        patch.setenv("HYDRA_FULL_ERROR", "1")  # the programs set it; this restores it
+        try:
+            runpy.run_path(str(path), run_name="__main__")
+        except SystemExit as end:
+            returncode = end.code
+            if isinstance(returncode, str):  # what Python does with sys.exit("message")
+                print(returncode, file=sys.stderr)
+                returncode = 1
+    return subprocess.CompletedProcess(arguments, returncode, stdout.getvalue(), stderr.getvalue())
+
+
 def number_of_rows(run: Path) -> int:
     """Rows in a run's metrics file; 0 where there is none yet."""
     path = run / "metrics.jsonl"
@@ -118,6 +125,12 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen, seconds
         assert process.poll() is None, f"ended early with {process.returncode}: {process.communicate()}"
         assert time.monotonic() < end, "nothing happened"
         time.sleep(0.002)
+
+
+@pytest.fixture(scope="session")
+def run_in_process():
+    """The function `call_program`."""
+    return call_program
 
 
 @pytest.fixture(scope="session")

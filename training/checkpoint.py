@@ -56,31 +56,40 @@ def save_checkpoint(directory: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(directory: Path) -> dict[str, Any]:
-    """Return the newest complete checkpoint, on the CPU; warn where that is not the newest file.
+    """Return the newest complete checkpoint, on the CPU, to go on from; warn where that is not the newest file.
 
     The newest file is moved aside then, so that the next save does not put it in the place of the complete one.
+
+    Raises:
+        ValueError: as `read_newest`.
+    """
+    state, problems = read_newest(directory)
+    if problems:
+        previous = f"{directory / PREVIOUS} (step {state['step']})"
+        warnings.warn(f"{problems[0]} Continuing from {previous} instead.", stacklevel=2)
+        os.replace(directory / NEWEST, directory / DAMAGED)
+    return state
+
+
+def read_newest(directory: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return the newest complete checkpoint, on the CPU, and what is wrong with a newer file.
+
+    Changes nothing, and can be called while a training saves there.
 
     Raises:
         ValueError: no checkpoint, none that is complete, or one that is not data alone.
     """
     problems = []
     for path in (directory / NEWEST, directory / PREVIOUS):
-        if not path.exists():
-            continue
         try:
-            state = load(path)
+            return load(path), problems
+        except FileNotFoundError:
+            continue
         except UnsafeCheckpoint:
             raise
         except ValueError as problem:
             problems.append(str(problem))
-            continue
-        if problems:
-            warnings.warn(f"{problems[0]} Continuing from {path} (step {state['step']}) instead.", stacklevel=2)
-            os.replace(directory / NEWEST, directory / DAMAGED)
-        return state
-    if problems:
-        raise ValueError(" ".join(problems))
-    raise ValueError(f"There is no checkpoint in {directory}; start a new run without -r.")
+    raise ValueError(" ".join(problems) or f"There is no checkpoint in {directory}; start a new run, or name another.")
 
 
 def load(path: Path) -> dict[str, Any]:

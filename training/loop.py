@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from training import checkpoint
 from training.distributed import Processes, synchronise_batch_norm
+from training.precision import autocast
 from training.run_directory import RunDirectory
 
 
@@ -114,7 +115,7 @@ class Trainer:
         self.objective: Callable = self.task
         if processes.world_size > 1:
             self.objective = DistributedDataParallel(self.task, [device.index] if device.type == "cuda" else None)
-        self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=self.precision is torch.bfloat16)
+        self.autocast = autocast(self.precision, device)
         self.parameters = list(self.task.parameters())
         self.state = State(window=torch.zeros(2, dtype=torch.float64, device=device))
 

@@ -1,4 +1,4 @@
-"""Which arithmetic and memory layout a run uses on the device at hand."""
+"""Which arithmetic a run uses on the device at hand."""
 
 import torch
 
@@ -20,3 +20,8 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
         else:
             precision = "bf16" if torch.cpu._is_avx512_bf16_supported() else "float32"
     return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def autocast(precision: torch.dtype, device: torch.device) -> torch.autocast:
+    """The context for a forward pass in a precision: autocast to bfloat16, or for float32 none."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision is torch.bfloat16)

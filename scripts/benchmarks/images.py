@@ -6,12 +6,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from data.images import ImageBatches
 from hypernets import LearnedKernels, StaticHypernetwork
 from models import WideResNet
 from scripts.benchmarks.timing import alternate, timed
 from training.optimizer import build_optimizer
+from training.precision import autocast
 from training.tasks import ImageClassification
 
 BATCH_SIZE = 128
@@ -24,7 +26,7 @@ def training_step(task: nn.Module, batches: ImageBatches, precision: torch.dtype
     batch = batches.batch(0)
 
     def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision is torch.bfloat16):
+        with autocast(precision, device):
             loss, _ = task(batch, None)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -38,10 +40,23 @@ def inference_pass(network: nn.Module, batches: ImageBatches, precision: torch.d
     images, _ = batches.batch(0)
 
     def infer() -> None:
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision is torch.bfloat16):
+        with torch.no_grad(), autocast(precision, device):
             network(images)
 
     return infer
+
+
+def operations(width: int, device: torch.device) -> dict[str, float]:
+    """Floating-point operations of a training step of WRN-40-width, forward and backward, for each image of a batch."""
+    images = torch.zeros(BATCH_SIZE, 3, 32, 32, device=device)
+    labels = torch.zeros(BATCH_SIZE, dtype=torch.int64, device=device)
+    counted = {}
+    for name, source in SOURCES.items():
+        task = ImageClassification(WideResNet(source, width=width).to(device), 5e-4)
+        with FlopCounterMode(display=False) as counter:
+            task((images, labels), None)[0].backward()
+        counted[name] = counter.get_total_flops() / BATCH_SIZE
+    return counted
 
 
 def hyper_against_plain(

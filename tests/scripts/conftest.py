@@ -1,10 +1,5 @@
 """How the tests start a script of scripts/, and the small runs that scripts read."""
 
-import io
-import runpy
-import subprocess
-import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import matplotlib
@@ -15,24 +10,9 @@ matplotlib.use("Agg")
 
 
 @pytest.fixture
-def call_script(monkeypatch):
-    """Runs a script in this process: call_script(name, *arguments), the outcome as of a process of its own."""
-
-    def call(name, *arguments):
-        stdout, stderr, returncode = io.StringIO(), io.StringIO(), 0
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # the scripts set it; this restores it
-        with redirect_stdout(stdout), redirect_stderr(stderr):
-            try:
-                runpy.run_path(str(SCRIPTS / name), run_name="__main__")
-            except SystemExit as end:
-                returncode = end.code
-                if isinstance(returncode, str):  # what Python does with sys.exit("message")
-                    print(returncode, file=sys.stderr)
-                    returncode = 1
-        return subprocess.CompletedProcess(arguments, returncode, stdout.getvalue(), stderr.getvalue())
-
-    return call
+def call_script(run_in_process):
+    """Runs a script of scripts/ in this process: call_script(name, *arguments), the outcome as of its own process."""
+    return lambda name, *arguments: run_in_process(SCRIPTS / name, *map(str, arguments))
 
 
 @pytest.fixture

@@ -74,6 +74,7 @@ def test_damaged_newest_falls_back_with_a_warning(tmp_path, assert_same, damage)
     for step in (1, 2):
         checkpoint.save_checkpoint(tmp_path, state(step))
     damage(tmp_path / checkpoint.NEWEST)
+    assert_same(checkpoint.read_newest(tmp_path)[0], state(1))  # silent, and leaves the file where it is
     with pytest.warns(UserWarning, match=r"checkpoint\.pt is .* Continuing from .*previous.* \(step 1\) instead"):
         assert_same(checkpoint.load_checkpoint(tmp_path), state(1))
     # What is saved next must not move the damaged file over the complete one.
