@@ -8,6 +8,7 @@ curve (validations only) and an optional note, such as what else the machine was
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -21,13 +22,15 @@ def record(run: Path, to: Path, note: str | None) -> Path:
     """Write the record of one run; return its path.
 
     Raises:
-        ValueError: the run has not finished, or a different record of its name exists.
+        ValueError: the run has not finished or is of no row of a table, or a different record of its name exists.
     """
     if not (run / RESULT).exists():
         raise ValueError(
             f"{run} has no {RESULT}: it is not a run or has not finished; resume it with train.py -r {run}."
         )
     result = json.loads((run / RESULT).read_text())
+    if not re.search(r" experiment=\S+", result["command"]):
+        raise ValueError(f"{run} belongs to no row of a table: its command has no experiment=TABLE/ROW.")
     curve = [row for row in read_rows(run) if any(name.startswith("validation/") for name in row)]
     for place in ("root", "path"):
         result["settings"]["dataset"].pop(place, None)
