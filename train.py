@@ -2,7 +2,7 @@
 
     python train.py                                              # the default: bundled data, a couple of minutes
     python train.py experiment=table2/hyper_wrn_40_2             # a row of Table 2, the paper's protocol
-    python train.py experiment=table2/hyper_wrn_40_1 budget=cpu  # the same in an hour or so on two cores
+    python train.py experiment=table2/hyper_wrn_40_1 budget=cpu  # one scaled down to an hour or so on two cores
     python train.py main_net=lstm hypernet=hyperlstm dataset=shakespeare  # a language model, on bundled text
     python train.py -r [RUN] [OVERRIDES]                         # resume RUN, or the most recent run
     python train.py -m hypernet=none,static seed=0,1,2           # a sweep

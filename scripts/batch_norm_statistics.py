@@ -3,7 +3,7 @@
     python scripts/batch_norm_statistics.py runs/NAME [...] [--batches 30] [--device cpu]
 
 The running statistics average over training steps, each with other weights. A second validation recomputes them over
-training batches with the checkpoint's weights alone; where it has the lower error, the running ones lag behind the
+training batches with the checkpoint's weights alone; where its error is much lower, the running ones lag behind the
 weights. Prints one JSON object for each run, also for one that is still being trained. What is kept of them in
 results/batch_norm_statistics.jsonl, one a line, stands on the page of its table.
 """
@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
@@ -22,12 +21,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout,
 
 from eval import load_run
 from training.command_line import one_line_errors
-from training.precision import resolve_precision
-from training.provenance import commit
+from training.precision import autocast, resolve_precision
+from training.provenance import commit, hardware
 
 
 def validate_twice(run: Path, batches: int, device_name: str) -> dict[str, Any]:
-    """Return where the run stands, and the validation error in percent with either statistics.
+    """Return where the run stands, and the loss (nats) and error (percent) on validation with either statistics.
 
     Args:
         run: the run directory.
@@ -35,7 +34,7 @@ def validate_twice(run: Path, batches: int, device_name: str) -> dict[str, Any]:
         device_name: auto, cpu or cuda.
 
     Raises:
-        ValueError: as `load_run`; the network has no batch norm; or `batches` is out of range.
+        ValueError, FileNotFoundError: as `load_run`; the network has no batch norm; or `batches` is out of range.
     """
     settings, splits, task, step = load_run(run, device_name, newest=True)
     if not any(isinstance(module, nn.BatchNorm2d) for module in task.modules()):
@@ -45,7 +44,7 @@ def validate_twice(run: Path, batches: int, device_name: str) -> dict[str, Any]:
         raise ValueError(f"--batches is {batches}; it must be 1 to {epoch}, the training batches of an epoch.")
     device = next(task.parameters()).device
     precision = resolve_precision(settings["precision"], device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision is torch.bfloat16):
+    with autocast(precision, device):
         running = task.evaluate(splits.validation.evaluation_batches())
         update_bn((splits.train.batch(step + index) for index in range(batches)), task.main_network)
         recomputed = task.evaluate(splits.validation.evaluation_batches())
@@ -54,12 +53,13 @@ def validate_twice(run: Path, batches: int, device_name: str) -> dict[str, Any]:
         "table": settings["table"],
         "network": settings["main_net"]["label"],
         "hypernet": settings["hypernet"]["name"],
-        "peak": settings["schedule"].get("peak"),
         "step": step,
         "steps": settings["budget"]["steps"],
         "batches": batches,
-        "running_error": running["error"],
-        "recomputed_error": recomputed["error"],
+        "running": running,
+        "recomputed": recomputed,
+        "precision": str(precision).removeprefix("torch."),
+        "hardware": hardware(device, 1),
         "commit": commit(),
     }
 

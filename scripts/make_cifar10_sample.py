@@ -45,6 +45,7 @@ def draw_sample(loaded: ImageArrays) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
+    """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path)
     parser.add_argument("--output", type=Path, default=Path("data/cifar10_sample.npz"))

@@ -14,11 +14,13 @@ import json
 import re
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout, for its packages
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
 from scripts.benchmarks import report
@@ -36,6 +38,7 @@ TITLES = {
 METRICS = {"error": 2, "bits_per_character": 3}  # digits after the point
 DATASETS = {"table2": "cifar10", "table3": "ptb_char", "table4": "enwik8", "table7": "mnist"}  # of the paper
 EXAMPLES = {"error": "images", "bits_per_character": "characters"}
+WITHOUT_EFFECT = ("runs", "logger", "compile")  # on what a run comes to, but for rounding
 BEGIN, END = "<!-- made by scripts/make_tables.py -->", "<!-- end of what it made -->"
 
 
@@ -55,12 +58,24 @@ def read_records(folder: Path) -> dict[str, list[dict[str, Any]]]:
     return records
 
 
+def meaning(overrides: Sequence[str]) -> dict[str, Any]:
+    """Key -> value of what makes two command lines the same run; a sweep writes false as False, for example."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    values = {"seed": 0} | {override.key_or_group: override.value() for override in parsed}
+    return {key: value for key, value in values.items() if key not in WITHOUT_EFFECT}
+
+
+def recorded_meaning(record: dict[str, Any]) -> dict[str, Any]:
+    """The `meaning` of the command of a record."""
+    return meaning(re.split(r" (?=[^ =]+=)", record["command"])[1:])  # without "python train.py"
+
+
 def by_setting(records: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """Put together the runs that differ in the seed alone."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for record in records:
-        command = re.sub(r" (seed|split_seed)=\S+", "", record["command"])
-        groups.setdefault(f"{command} {record['steps']}", []).append(record)
+        values = recorded_meaning(record) | {"seed": None, "split_seed": None, "steps": record["steps"]}
+        groups.setdefault(str(sorted(values.items(), key=str)), []).append(record)
     return list(groups.values())
 
 
@@ -124,7 +139,7 @@ def table_lines(table: str, records: dict[str, list[dict[str, Any]]]) -> list[st
     return lines
 
 
-def run_lines(record: dict[str, Any], row: Row) -> list[str]:
+def run_lines(record: dict[str, Any]) -> list[str]:
     """What a page says of one run."""
     metric = metric_of(record)
     figures = [key for key in record if re.fullmatch(rf"(test|validation)_(\w+_)?{metric}", key)]
@@ -136,9 +151,6 @@ def run_lines(record: dict[str, Any], row: Row) -> list[str]:
         f"{record['seconds']:,.0f} s, {record['precision']}, {record['hardware']}, "
         f"torch {record['versions']['torch']}, commit {', '.join(commits)}.",
     ]
-    if row.steps:
-        hours = record["seconds"] / record["steps"] * row.steps / 3600
-        lines.append(f"  At this speed the paper's {row.steps:,} steps would take {hours:,.1f} hours.")
     return lines + ([f"  {record['note']}"] if "note" in record else [])
 
 
@@ -149,7 +161,7 @@ def what_was_tried(record: dict[str, Any]) -> tuple[str, int, int, float]:
 
 
 def tuning_lines(table: str, tried: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """The short runs that the schedule of budget=cpu was chosen by, on validation."""
+    """Short runs with several peak rates, and what they reached on validation."""
     rows = []
     for row in (row for row in ROWS if row.experiment.startswith(table)):
         for record in sorted(tried[row.experiment], key=what_was_tried):
@@ -165,7 +177,7 @@ def tuning_lines(table: str, tried: dict[str, list[dict[str, Any]]]) -> list[str
         "| network | batch | steps | peak rate | validation | commit | |",
         "| --- | ---: | ---: | ---: | ---: | --- | --- |",
     ]
-    return ["## What was tried for the schedule of budget=cpu", "", *head, *rows, ""]
+    return ["## Peak rates tried in short runs", "", *head, *rows, ""]
 
 
 def batch_norm_lines(table: str, results: Path) -> list[str]:
@@ -173,20 +185,24 @@ def batch_norm_lines(table: str, results: Path) -> list[str]:
     path = results / "batch_norm_statistics.jsonl"
     checked = [json.loads(line) for line in path.read_text().splitlines()]
     rows = [
-        f"| {one['network']}, {one['hypernet']} | {one['peak']:g} | {one['step']:,} of {one['steps']:,} "
-        f"| {one['running_error']:.2f} | {one['recomputed_error']:.2f} ({one['batches']}) "
-        f"| {short(one['commit'])} | {one['run']} |"
+        f"| {one['network']}, {one['hypernet']} | {one['step']:,} of {one['steps']:,} "
+        f"| {one['running']['error']:.2f} | {one['recomputed']['error']:.2f} ({one['batches']}) "
+        f"| {one['precision']}, {one['hardware']}, commit {short(one['commit'])} | {one['run']} |"
         for one in checked
         if one["table"] == table
     ]
     if not rows:
         return []
     head = [
-        "| network | peak rate | step | validation, running statistics | recomputed (batches) | commit | run |",
-        "| --- | ---: | ---: | ---: | ---: | --- | --- |",
+        "| network | step | running | recomputed (batches) | where | run |",
+        "| --- | ---: | ---: | ---: | --- | --- |",
     ]
-    command = "Made by `python scripts/batch_norm_statistics.py runs/NAME`, in the course of the runs."
-    return ["## Statistics of batch norm", "", command, "", *head, *rows, ""]
+    introduction = [
+        "Validation error in percent with the running statistics, as in training, and with statistics recomputed",
+        "over some training batches with the checkpoint's weights alone: `scripts/batch_norm_statistics.py`, of",
+        "copies of the checkpoints that the runs wrote on their way.",
+    ]
+    return ["## Statistics of batch norm", "", *introduction, "", *head, *rows, ""]
 
 
 def page(table: str, records: dict[str, list[dict[str, Any]]], results: Path) -> str:
@@ -196,7 +212,7 @@ def page(table: str, records: dict[str, list[dict[str, Any]]], results: Path) ->
     if comment.exists():
         parts += [comment.read_text().strip(), ""]
     rows = [row for row in ROWS if row.experiment.startswith(table)]
-    runs = [line for row in rows for record in records[row.experiment] for line in run_lines(record, row)]
+    runs = [line for row in rows for record in records[row.experiment] for line in run_lines(record)]
     if runs:
         parts += [f"![Validation in the course of training]({table}.png)", "", "## Runs", "", *runs, ""]
     parts += batch_norm_lines(table, results)
@@ -246,7 +262,7 @@ def summary_lines(records: dict[str, list[dict[str, Any]]], link: str) -> list[s
             lines.append(f"{name} | not run | | |")
         for runs in by_setting(records[row.experiment]):
             metric, first = metric_of(runs[0]), runs[0]
-            ours = f"{what_ran(first)}, {first['epochs']:.0f} epochs, n = {len(runs)}"
+            ours = f"{what_ran(first)}, {first['epochs']:.1f} epochs, n = {len(runs)}"
             lines.append(
                 f"{name} | {figure(runs, f'test_{metric}')} | {figure(runs, f'validation_{metric}')} | {ours} |"
             )

@@ -6,15 +6,14 @@
     python scripts/reproduce.py table3 --budget cpu --rows lstm_1000,layer_norm_hyperlstm_1000 units.cpu=512
     python scripts/reproduce.py all --budget paper --launcher slurm  # each row a job, by Hydra's launcher
 
-Overrides of train.py may follow; they go to every row. A row is there when --records has a record of the very same
-command; otherwise its run under runs/ is looked for: one that finished is recorded, one that was stopped is resumed.
-This repository comes with the records of its own results: to train everything anew, name other folders for both, as
---records my_results runs=my_runs.
+Overrides of train.py may follow; they go to every row. A row is there when --records has a record of the same command
+(but for runs, logger and compile); otherwise its run under runs/ is looked for: one that finished is recorded, one that
+was stopped is resumed. This repository comes with the records of its own results: to train everything anew, name other
+folders for both, as --records my_results runs=my_runs.
 """
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout, for its packages
 
 from scripts import make_tables
+from scripts.make_tables import meaning, recorded_meaning
 from scripts.paper_tables import ROWS
 from scripts.record_result import record
 from scripts.training_process import PROJECT, run_training
@@ -35,7 +34,6 @@ from training.resume import place_of_runs
 from training.run_directory import OVERRIDES, RESULT, SESSIONS, read_json
 
 RECORDS = PROJECT / "results" / "runs"
-WITHOUT_EFFECT = ("runs", "logger")  # on what a run comes to
 
 
 @dataclass(frozen=True)
@@ -84,19 +82,11 @@ def jobs_of(
     ]
 
 
-def meaning(overrides: Sequence[str]) -> dict[str, Any]:
-    """Key -> value of what makes two command lines the same run; a sweep writes false as False, for example."""
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    values = {"seed": 0} | {override.key_or_group: override.value() for override in parsed}
-    return {key: value for key, value in values.items() if key not in WITHOUT_EFFECT}
-
-
 def progress(job: Job, records: Path, runs: Path, steps: int) -> Progress:
     """Look for a job among the records and then, the last one first, among the run directories."""
     for path in sorted(records.glob("*.json")):
         recorded = json.loads(path.read_text())
-        overrides = re.split(r" (?=[^ =]+=)", recorded["command"])[1:]  # without "python train.py"
-        if meaning(overrides) == meaning(job.overrides) and recorded["steps"] >= steps:
+        if recorded_meaning(recorded) == meaning(job.overrides) and recorded["steps"] >= steps:
             return Progress("recorded", path, steps)
     for path in sorted(runs.glob(f"*/{OVERRIDES}"), key=lambda path: path.stat().st_mtime, reverse=True):
         run = path.parent

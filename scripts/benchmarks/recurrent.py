@@ -145,6 +145,9 @@ def sampling_characters_per_second(rounds: int, device: torch.device) -> dict[st
     return {name: len(inputs) / value["seconds"] for name, value in measured.items()}
 
 
+START = {"sequence length": "100", "units": "1000", "batch": "32", "layers": "1"}  # of `scaling`, in each series anew
+
+
 def scaling(rounds: int, device: torch.device) -> dict[str, dict[str, dict[str, float]]]:
     """Seconds of training steps of the Layer Norm HyperLSTM and of torch.nn.LSTM as one size changes; B = 32."""
 

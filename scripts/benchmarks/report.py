@@ -2,14 +2,13 @@
 
 from typing import Any
 
-from scripts.benchmarks.recurrent import BUILT_IN, HYPER
+from scripts.benchmarks.recurrent import BUILT_IN, HYPER, START
 from training.provenance import short
 
 INTRODUCTION = """# What hypernetworks cost
 
 By `python scripts/benchmark.py`; the figures are in [performance.json](performance.json). Contenders take turns in one
 process; a ratio is the median over the turns of the times within one turn. Absolute times belong to the machine named.
-Not measured on a GPU.
 """
 
 
@@ -25,14 +24,20 @@ def about(measured: dict[str, Any]) -> str:
     return f"{measured['hardware']}; {versions}; commit {short(measured['commit'])}; `{measured['command']}`."
 
 
+def turns(count: int) -> str:
+    """How often each contender had its turn."""
+    return f"{count} turn{'s' * (count > 1)}"
+
+
 def recurrent_lines(measured: dict[str, Any]) -> list[str]:
     """The recurrent layers."""
-    batches = measured["against_built_in"]
+    batches, slow = measured["against_built_in"], max(1, measured["rounds"] // 3)
     lines = ["## Recurrent layers", "", about(measured), ""]
     lines += [
         "A training step (forward and backward) at 50 inputs, 1000 units, hyper cell 128, N_z 4, sequences of 100,"
     ]
-    lines += ["float32, `layer.compile()`; loop: the same layer without, one PyTorch operation after another.", ""]
+    lines += ["float32, `layer.compile()`; loop: the same layer without, one PyTorch operation after another."]
+    lines += [f"{turns(measured['rounds'])} each; {turns(slow)} of the loop, of bf16 and of other sizes.", ""]
     head = ["layer"]
     for batch in batches:
         head += [f"B = {batch}: seconds", f"times {BUILT_IN}", "loop / fast"]
@@ -62,6 +67,12 @@ def recurrent_lines(measured: dict[str, Any]) -> list[str]:
             cells = [f"{seconds[name]:.2f}" for name in (BUILT_IN, HYPER, "ratio")]
             rows.append([f"{what} {value}", *cells])
     lines += table(["", BUILT_IN, HYPER, "ratio"], rows)
+    same = [measured["scaling"][what][value]["ratio"] for what, value in START.items()]
+    lines += [
+        f"The start is measured anew in each of these series: its ratio is {min(same):.2f} to {max(same):.2f}, and no "
+        "ratio of this table says more than that.",
+        "",
+    ]
     lines += [f"Where a training step of the {HYPER} spends its time (B = 128):", ""]
     shares = sorted(measured["where_the_time_goes"].items(), key=lambda item: -item[1])
     return lines + table(["", "share"], [[name, f"{100 * share:.0f} %"] for name, share in shares])
@@ -69,7 +80,11 @@ def recurrent_lines(measured: dict[str, Any]) -> list[str]:
 
 def image_lines(measured: dict[str, Any]) -> list[str]:
     """The convolutional networks."""
-    lines = ["## Wide ResNets", "", about(measured), "", f"Batch 128, {measured['precision']}, channels-last.", ""]
+    lines = ["## Wide ResNets", "", about(measured), "", f"Batch 128, {measured['precision']}, channels-last."]
+    lines += [
+        f"{turns(3 * measured['rounds'])} of hyper and plain each, {turns(measured['rounds'])} of the settings.",
+        "",
+    ]
     rows = []
     for name, each in measured["wide_resnets"].items():
         speeds = [f"{128 / each['training'][kind]['seconds']:.0f}" for kind in ("plain", "hyper")]
@@ -79,6 +94,20 @@ def image_lines(measured: dict[str, Any]) -> list[str]:
     lines += ["Hyper WRN-40-1 with one setting changed, times the step as by default:", ""]
     lines += table(["", "ratio"], [[name, f"{each['ratio']:.2f}"] for name, each in measured["settings"].items()])
     return lines + [f"The input pipeline alone makes {measured['pipeline_images_per_second']:,.0f} images/s.", ""]
+
+
+def operation_lines(measured: dict[str, Any]) -> list[str]:
+    """What the Wide ResNets compute."""
+    lines = ["## Operations", "", about(measured), ""]
+    lines += [
+        "GFLOP an image of a training step, forward and backward, at batch 128, by `torch.utils.flop_counter`:",
+        "",
+    ]
+    rows = [
+        [name, *(f"{each[kind] / 1e9:.3f}" for kind in ("plain", "hyper"))]
+        for name, each in measured["wide_resnets"].items()
+    ]
+    return lines + table(["", "plain", "hyper"], rows)
 
 
 def command_lines(measured: dict[str, Any]) -> list[str]:
@@ -115,7 +144,13 @@ def precision_lines(runs: list[dict[str, Any]]) -> list[str]:
 def page(record: dict[str, Any], precision_runs: list[dict[str, Any]]) -> str:
     """The whole page, from performance.json and the records of runs in several precisions."""
     lines = INTRODUCTION.splitlines() + [""]
-    for part, lines_of in {"recurrent": recurrent_lines, "images": image_lines, "commands": command_lines}.items():
+    parts = {
+        "recurrent": recurrent_lines,
+        "images": image_lines,
+        "operations": operation_lines,
+        "commands": command_lines,
+    }
+    for part, lines_of in parts.items():
         if part in record:
             lines += lines_of(record[part])
     if precision_runs:
@@ -131,8 +166,8 @@ def summary(record: dict[str, Any], link: str) -> str:
         ratios = ", ".join(f"{layers[name]['ratio']:.2f} ({name})" for name in loops)
         faster = ", ".join(f"{loop:.1f}" for loop in loops.values())
         parts.append(
-            f"On the fast path a training step with 1000 units takes {ratios} times that of {BUILT_IN} at batch 128, "
-            f"and is {faster} times as fast as the loop over time."
+            f"On the fast path a training step with 1000 units, in float32, takes {ratios} times that of {BUILT_IN} at "
+            f"batch 128, and is {faster} times as fast as the loop over time."
         )
     if "images" in record:
         networks = record["images"]["wide_resnets"]
@@ -144,7 +179,6 @@ def summary(record: dict[str, Any], link: str) -> str:
             f"A training step of a hyper Wide ResNet takes {steps} times the plain one's, inference {passes}. The "
             f"input pipeline alone makes {record['images']['pipeline_images_per_second']:,.0f} images/s."
         )
-    introduction = (
-        f"[What a hypernetwork costs]({link}performance.md), measured side by side on two cores, not on a GPU."
-    )
+    hardware = " and ".join(dict.fromkeys(part["hardware"] for part in record.values()))
+    introduction = f"[What a hypernetwork costs]({link}performance.md), measured side by side ({hardware})."
     return " ".join([introduction, *parts])

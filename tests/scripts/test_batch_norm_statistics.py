@@ -6,6 +6,9 @@ import shutil
 import pytest
 import torch
 
+from eval import load_run
+from training.precision import autocast, resolve_precision
+
 SCRIPT = "batch_norm_statistics.py"
 
 
@@ -22,9 +25,31 @@ def test_only_the_running_statistics_are_replaced(call_script, image_run, tmp_pa
     right, wrong = map(json.loads, done.stdout.splitlines())
     result = json.loads((image_run / "result.json").read_text())
     assert (right["run"], right["step"], right["steps"], right["batches"]) == (image_run.name, 1, 1, 3)
-    assert right["running_error"] == pytest.approx(result["validation_error"])
-    assert wrong["running_error"] != right["running_error"]
-    assert wrong["recomputed_error"] == right["recomputed_error"]
+    assert right["running"]["error"] == pytest.approx(result["validation_error"])
+    assert wrong["running"]["loss"] != pytest.approx(right["running"]["loss"], rel=1e-3)
+    assert wrong["recomputed"] == right["recomputed"]
+
+
+def test_recomputed_statistics_are_the_mean_over_the_batches(call_script, image_run):
+    done = call_script(SCRIPT, image_run, "--batches", "3", "--device", "cpu")
+    settings, splits, task, step = load_run(image_run, "cpu", newest=True)
+    cpu = torch.device("cpu")
+    precision = resolve_precision(settings["precision"], cpu)
+    norms = [module for module in task.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    found = {norm: [] for norm in norms}  # the mean and the variance that each batch leaves
+    for index in range(3):
+        for norm in norms:
+            norm.momentum = 1.0
+        with torch.no_grad(), autocast(precision, cpu):
+            task.train().main_network(splits.train.batch(step + index)[0])
+        for norm in norms:
+            found[norm].append((norm.running_mean.clone(), norm.running_var.clone()))
+    for norm, batches in found.items():
+        for buffer, values in zip((norm.running_mean, norm.running_var), zip(*batches, strict=True), strict=True):
+            buffer.copy_(torch.stack(values).mean(dim=0))
+    with autocast(precision, cpu):
+        expected = task.evaluate(splits.validation.evaluation_batches())
+    assert json.loads(done.stdout)["recomputed"] == pytest.approx(expected, rel=1e-3)
 
 
 def test_mistakes(assert_refused, image_run, text_runs, tmp_path):
