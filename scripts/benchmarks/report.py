@@ -179,6 +179,8 @@ def summary(record: dict[str, Any], link: str) -> str:
             f"A training step of a hyper Wide ResNet takes {steps} times the plain one's, inference {passes}. The "
             f"input pipeline alone makes {record['images']['pipeline_images_per_second']:,.0f} images/s."
         )
-    hardware = " and ".join(dict.fromkeys(part["hardware"] for part in record.values()))
+    hardware = " and ".join(
+        dict.fromkeys(record[part]["hardware"] for part in ("recurrent", "images") if part in record)
+    )
     introduction = f"[What a hypernetwork costs]({link}performance.md), measured side by side ({hardware})."
     return " ".join([introduction, *parts])
