@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout,
 from data.build import build_images
 from scripts import make_tables
 from scripts.benchmarks import commands, images, recurrent, report
+from scripts.benchmarks.timing import few, many
 from training import provenance
 from training.distributed import start_processes
 from training.precision import resolve_precision
@@ -32,15 +33,14 @@ RESULTS = PROJECT / "results"
 
 def measure_recurrent(rounds: int, device: torch.device) -> dict[str, Any]:
     """Everything about the recurrent layers."""
-    few = max(1, rounds // 3)  # of what takes long
     return {
         "against_built_in": {str(size): recurrent.against_built_in(size, rounds, device) for size in (128, 32)},
-        "against_loop": {str(size): recurrent.against_loop(size, few, device) for size in (128, 32)},
-        "bfloat16_gain": recurrent.bfloat16_gain(128, few, device),
+        "against_loop": {str(size): recurrent.against_loop(size, few(rounds), device) for size in (128, 32)},
+        "bfloat16_gain": recurrent.bfloat16_gain(128, few(rounds), device),
         "kept_megabytes": recurrent.kept_megabytes(32, device),
         "peak_megabytes": recurrent.peak_megabytes(32),
         "sampling_characters_per_second": recurrent.sampling_characters_per_second(rounds, device),
-        "scaling": recurrent.scaling(few, device),
+        "scaling": recurrent.scaling(few(rounds), device),
         "where_the_time_goes": recurrent.where_the_time_goes(128, device),
     }
 
@@ -53,7 +53,7 @@ def measure_images(rounds: int, device: torch.device) -> dict[str, Any]:
     return {
         "precision": str(precision).removeprefix("torch."),
         "wide_resnets": {
-            f"WRN-40-{width}": images.hyper_against_plain(width, batches, 3 * rounds, precision, device)
+            f"WRN-40-{width}": images.hyper_against_plain(width, batches, many(rounds), precision, device)
             for width in (1, 2)
         },
         "settings": images.precision_and_compilation(batches, rounds, device),
@@ -69,8 +69,8 @@ def count_operations(rounds: int, device: torch.device) -> dict[str, Any]:
 def measure_commands(rounds: int, device: torch.device) -> dict[str, Any]:
     """Everything about whole commands."""
     return {
-        "seconds_to_first_step": commands.seconds_to_first_step(max(3, rounds // 3)),
-        "seconds_of_a_step": commands.seconds_of_a_step(max(1, rounds // 3)),
+        "seconds_to_first_step": commands.seconds_to_first_step(max(3, few(rounds))),
+        "seconds_of_a_step": commands.seconds_of_a_step(few(rounds)),
     }
 
 

@@ -24,7 +24,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
 from scripts.benchmarks import report
-from scripts.paper_tables import ROWS, Row
+from scripts.paper_tables import ROWS, Row, experiment_of
 from scripts.plot_curves import draw
 from training.command_line import one_line_errors
 from training.provenance import short
@@ -51,10 +51,10 @@ def read_records(folder: Path) -> dict[str, list[dict[str, Any]]]:
     records: dict[str, list[dict[str, Any]]] = {row.experiment: [] for row in ROWS}
     for path in sorted(folder.glob("*.json")):
         record = json.loads(path.read_text())
-        found = re.search(r"experiment=(\S+)", record["command"])
-        if found is None or found[1] not in records:
-            raise ValueError(f"{path} is no run of an experiment of configs/experiment/: {record['command']}.")
-        records[found[1]].append(record)
+        try:
+            records[experiment_of(record["command"])].append(record)
+        except ValueError as problem:
+            raise ValueError(f"The record {path} has no place: {problem}") from None
     return records
 
 

@@ -1,5 +1,6 @@
 """The rows of the paper's tables: what it prints, and the experiment of ours that is the row."""
 
+import re
 from dataclasses import dataclass
 
 
@@ -68,3 +69,17 @@ ROWS = [
     Row("table7/mnist_convnet", "MNIST convnet", 0.72, "-", 21_210),
     Row("table7/hyper_mnist_convnet", "Hyper MNIST convnet", 0.76, "12,910", 12_910),
 ]
+
+
+def experiment_of(command: str) -> str:
+    """The experiment of a row that a command of train.py trains.
+
+    Raises:
+        ValueError: it is of no row.
+    """
+    found = re.search(r" experiment=(\S+)", command)
+    if found is None or found[1] not in [row.experiment for row in ROWS]:
+        raise ValueError(
+            f"no row of a table has experiment={found[1] if found else '...'}, of the command {command!r}."
+        )
+    return found[1]

@@ -8,12 +8,12 @@ curve (validations only) and an optional note, such as what else the machine was
 
 import argparse
 import json
-import re
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout, for its packages
 
+from scripts.paper_tables import experiment_of
 from training.command_line import one_line_errors
 from training.run_directory import RESULT, SESSIONS, read_rows
 
@@ -29,8 +29,10 @@ def record(run: Path, to: Path, note: str | None) -> Path:
             f"{run} has no {RESULT}: it is not a run or has not finished; resume it with train.py -r {run}."
         )
     result = json.loads((run / RESULT).read_text())
-    if not re.search(r" experiment=\S+", result["command"]):
-        raise ValueError(f"{run} belongs to no row of a table: its command has no experiment=TABLE/ROW.")
+    try:
+        experiment_of(result["command"])
+    except ValueError as problem:
+        raise ValueError(f"{run} has no place among the records: {problem}") from None
     curve = [row for row in read_rows(run) if any(name.startswith("validation/") for name in row)]
     for place in ("root", "path"):
         result["settings"]["dataset"].pop(place, None)

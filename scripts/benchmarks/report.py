@@ -3,6 +3,7 @@
 from typing import Any
 
 from scripts.benchmarks.recurrent import BUILT_IN, HYPER, START
+from scripts.benchmarks.timing import few, many
 from training.provenance import short
 
 INTRODUCTION = """# What hypernetworks cost
@@ -31,13 +32,14 @@ def turns(count: int) -> str:
 
 def recurrent_lines(measured: dict[str, Any]) -> list[str]:
     """The recurrent layers."""
-    batches, slow = measured["against_built_in"], max(1, measured["rounds"] // 3)
+    batches = measured["against_built_in"]
     lines = ["## Recurrent layers", "", about(measured), ""]
     lines += [
         "A training step (forward and backward) at 50 inputs, 1000 units, hyper cell 128, N_z 4, sequences of 100,"
     ]
     lines += ["float32, `layer.compile()`; loop: the same layer without, one PyTorch operation after another."]
-    lines += [f"{turns(measured['rounds'])} each; {turns(slow)} of the loop, of bf16 and of other sizes.", ""]
+    rounds = measured["rounds"]
+    lines += [f"{turns(rounds)} each; {turns(few(rounds))} of the loop, of bf16 and of other sizes.", ""]
     head = ["layer"]
     for batch in batches:
         head += [f"B = {batch}: seconds", f"times {BUILT_IN}", "loop / fast"]
@@ -82,7 +84,7 @@ def image_lines(measured: dict[str, Any]) -> list[str]:
     """The convolutional networks."""
     lines = ["## Wide ResNets", "", about(measured), "", f"Batch 128, {measured['precision']}, channels-last."]
     lines += [
-        f"{turns(3 * measured['rounds'])} of hyper and plain each, {turns(measured['rounds'])} of the settings.",
+        f"{turns(many(measured['rounds']))} of hyper and plain each, {turns(measured['rounds'])} of the settings.",
         "",
     ]
     rows = []

@@ -8,7 +8,12 @@ SCRIPT = "record_result.py"
 
 def test_mistakes(assert_refused, image_run, tmp_path):
     assert_refused(SCRIPT, tmp_path / "nothing", words=("not a run", "nothing"))
-    assert_refused(SCRIPT, image_run, "--to", tmp_path / "records", words=("no row of a table", "experiment="))
+    assert_refused(SCRIPT, image_run, "--to", tmp_path / "records", words=("no row of a table", "train.py"))
+    foreign = shutil.copytree(image_run, tmp_path / "foreign")
+    result = json.loads((foreign / "result.json").read_text())
+    result["command"] += " experiment=table2/mine"  # make_tables.py would have no row for it
+    (foreign / "result.json").write_text(json.dumps(result))
+    assert_refused(SCRIPT, foreign, "--to", tmp_path / "records", words=("no row of a table", "experiment=table2/mine"))
     assert not (tmp_path / "records").exists()
     unfinished = shutil.copytree(image_run, tmp_path / "unfinished")
     (unfinished / "result.json").unlink()
