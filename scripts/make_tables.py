@@ -84,6 +84,11 @@ def metric_of(record: dict[str, Any]) -> str:
     return next(metric for metric in METRICS if f"test_{metric}" in record)
 
 
+def figures_of(record: dict[str, Any]) -> dict[str, float]:
+    """The metric of the record on every split that it has, by the name in the record."""
+    return {key: record[key] for key in record if re.fullmatch(rf"(test|validation)_(\w+_)?{metric_of(record)}", key)}
+
+
 def figure(runs: list[dict[str, Any]], key: str) -> str:
     """The mean of a figure, with the standard deviation where there are several runs."""
     digits = METRICS[metric_of(runs[0])]
@@ -142,11 +147,12 @@ def table_lines(table: str, records: dict[str, list[dict[str, Any]]]) -> list[st
 def run_lines(record: dict[str, Any]) -> list[str]:
     """What a page says of one run."""
     metric = metric_of(record)
-    figures = [key for key in record if re.fullmatch(rf"(test|validation)_(\w+_)?{metric}", key)]
     commits = list(dict.fromkeys(short(session["commit"]) for session in record["sessions"]))
     lines = [
         f"- [{record['name']}](runs/{record['name']}.json): `{record['command']}`, seed {record['seed']}.",
-        "  " + ", ".join(f"{key.replace('_', ' ')} {record[key]:.{METRICS[metric]}f}" for key in figures) + ".",
+        "  "
+        + ", ".join(f"{key.replace('_', ' ')} {value:.{METRICS[metric]}f}" for key, value in figures_of(record).items())
+        + ".",
         f"  {record['steps']:,} steps ({record['curve'][-1]['examples']:,} {EXAMPLES[metric]}) in "
         f"{record['seconds']:,.0f} s, {record['precision']}, {record['hardware']}, "
         f"torch {record['versions']['torch']}, commit {', '.join(commits)}.",

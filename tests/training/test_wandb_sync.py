@@ -10,6 +10,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import reduce
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,6 +30,7 @@ ROOT = Path(__file__).parents[2]
 ENTITY = "someone"
 # What README tells people to type and to choose in the dashboard.
 SYNC = "wandb sync runs/*/wandb"
+SYNC_RECORDS = "wandb sync runs/recorded/*/wandb"
 GROUP_BY = ("main_net.label", "hypernet.name")
 GROUP_BY_TOO = "hypernet.embedding_size"  # which two rows of Table 3 differ in
 PANELS = ("validation/error", "validation/loss", "train/loss", "train/gradient_norm", "train/learning_rate")
@@ -167,8 +170,8 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = respond
 
 
-def sync(server: Server, directory: Path) -> str:
-    """Run README's command in `directory`, which holds `runs`; return what it prints."""
+def sync(server: Server, directory: Path, command: str = SYNC) -> str:
+    """Run a command of README in `directory`, which holds `runs`; return what it prints."""
     shell = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     shell |= {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{shell['PATH']}",
@@ -182,7 +185,7 @@ def sync(server: Server, directory: Path) -> str:
         "no_proxy": "127.0.0.1",
     }
     process = subprocess.Popen(
-        SYNC,
+        command,
         shell=True,
         cwd=directory,
         env=shell,
@@ -254,13 +257,20 @@ def trained(tmp_path_factory, make_launcher):
     return launcher, plain, hyper
 
 
-@pytest.fixture(scope="module")
-def server():
+@contextmanager
+def serving() -> Iterator[Server]:
+    """A server at work."""
     server = Server()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serving() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -274,7 +284,7 @@ def synced(trained, server):
 
 def test_readme_says_what_is_tried_here():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert f"    {SYNC} " in readme
+    assert f"    {SYNC} " in readme and f"    {SYNC_RECORDS} " in readme
     text = [f"{place}{CharacterModelling.metric}" for place in ("validation/", "validation_", "test_")]
     for name in (*GROUP_BY, GROUP_BY_TOO, *PANELS, *COLUMNS, *text, "seed"):
         assert f"`{name}`" in readme, f"README does not name {name}"
@@ -339,3 +349,44 @@ def test_syncing_again_sends_what_is_new(synced, trained, server):
     result = json.loads((plain / "result.json").read_text())
     assert {key: longer.summary[key] for key in COLUMNS} == {key: result[key] for key in COLUMNS}
     assert server.runs[id_of(hyper)] == before and len(server.runs) == 2
+
+
+def test_our_records_can_be_compared_in_the_dashboard(tmp_path, run_in_process):
+    paths = [next((ROOT / "results" / "runs").glob(f"{name}-*.json")) for name in ("cifar10-wrn_40_1", "wiki_6mb")]
+    directory = tmp_path / "runs" / "recorded"
+    for _ in range(2):  # what is there already stays as it is
+        done = run_in_process(ROOT / "scripts" / "records_to_wandb.py", *map(str, paths), "--to", str(directory))
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split() == [str(directory / path.stem) for path in paths]
+    assert [len(fragments(directory / path.stem)) for path in paths] == [1, 1]
+    assert len(list(directory.iterdir())) == 2, "something unfinished is left"
+    for path in paths:
+        wait_for_fragments(directory / path.stem)
+    with serving() as server:
+        sync(server, tmp_path, SYNC_RECORDS)
+        assert len(server.runs) == 2
+        for path in paths:
+            record, received = json.loads(path.read_text()), server.runs[id_of(directory / path.stem)]
+            assert (received.fields["displayName"], received.fields["jobType"]) == (record["name"], "record")
+            assert received.fields["groupName"] == record["table"]
+            assert received.config("record.commit") == record["commit"]
+            assert received.config("main_net.label") == record["settings"]["main_net"]["label"]
+            rows = [received.rows[line] for line in sorted(received.rows)]
+            assert [{key: row[key] for key in each} for row, each in zip(rows, record["curve"], strict=True)] == record[
+                "curve"
+            ]
+            figures = [key for key in record if key.startswith(("test_", "validation_"))]
+            assert len(figures) >= 2
+            assert {key: received.summary[key] for key in (*figures, "parameters")} == {
+                key: record[key] for key in (*figures, "parameters")
+            }
+
+
+def test_what_is_no_record_makes_no_run(tmp_path, run_in_process):
+    (tmp_path / "other.json").write_text('{"name": "other", "settings": {}, "curve": []}')
+    for name in ("other.json", "missing.json"):
+        arguments = (str(tmp_path / name), "--to", str(tmp_path / "recorded"))
+        done = run_in_process(ROOT / "scripts" / "records_to_wandb.py", *arguments)
+        assert done.returncode not in (0, None) and done.stderr.count("\n") == 1, done.stderr
+        assert "is not a record" in done.stderr and name in done.stderr
+    assert not (tmp_path / "recorded").exists()
