@@ -32,6 +32,8 @@ def to_wandb(path: Path, to: Path) -> Path:
         record = json.loads(path.read_text())
         name, settings, curve, figures = record["name"], record["settings"], record["curve"], figures_of(record)
         parameters = record["parameters"]
+        if name != path.stem:  # the name leads to a directory that is removed: it must not lead elsewhere
+            raise ValueError
         group, tags, project = (settings["logger"][key] for key in ("group", "tags", "project"))
     except (OSError, ValueError, KeyError, TypeError, StopIteration):
         raise ValueError(f"{path} is not a record of a run; results/runs/ has ours, see record_result.py.") from None

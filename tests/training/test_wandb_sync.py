@@ -384,9 +384,12 @@ def test_our_records_can_be_compared_in_the_dashboard(tmp_path, run_in_process):
 
 def test_what_is_no_record_makes_no_run(tmp_path, run_in_process):
     (tmp_path / "other.json").write_text('{"name": "other", "settings": {}, "curve": []}')
-    for name in ("other.json", "missing.json"):
+    ours = json.loads(next((ROOT / "results" / "runs").glob("cifar10-*.json")).read_text())
+    (tmp_path / "elsewhere.json").write_text(json.dumps(ours | {"name": "/../kept"}))
+    (tmp_path / "kept").mkdir()
+    for name in ("other.json", "missing.json", "elsewhere.json"):
         arguments = (str(tmp_path / name), "--to", str(tmp_path / "recorded"))
         done = run_in_process(ROOT / "scripts" / "records_to_wandb.py", *arguments)
         assert done.returncode not in (0, None) and done.stderr.count("\n") == 1, done.stderr
         assert "is not a record" in done.stderr and name in done.stderr
-    assert not (tmp_path / "recorded").exists()
+    assert not (tmp_path / "recorded").exists() and (tmp_path / "kept").exists()
