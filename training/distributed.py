@@ -4,6 +4,7 @@ Every process takes its slice of the same global batch, so the step count, the l
 batch do not depend on how many processes there are.
 """
 
+import atexit
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -92,6 +93,8 @@ def start_processes(device: str) -> Processes:
         torch.cuda.set_device(chosen)
     if world_size > 1 and not torch.distributed.is_initialized():
         torch.distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        # Its threads must end before the interpreter does, or now and then the process aborts at its end.
+        atexit.register(torch.distributed.destroy_process_group)
     return Processes(rank, world_size, chosen)
 
 
