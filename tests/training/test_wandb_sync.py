@@ -262,9 +262,11 @@ def serving() -> Iterator[Server]:
     """A server at work."""
     server = Server()
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.fixture(scope="module")
