@@ -163,7 +163,8 @@ def _digest(loaded: ImageArrays | TextArrays) -> str:
     for field in dataclasses.fields(loaded):
         value = getattr(loaded, field.name)
         is_array = isinstance(value, np.ndarray)
-        digest.update(f"{field.name} {value.shape if is_array else value} ".encode())
+        content = f"{field.name} {value.shape if is_array else value} "
+        digest.update(content.encode("utf-8", "surrogateescape"))  # a vocabulary of bytes: see data/text_sources.py
         if is_array:
             digest.update(np.ascontiguousarray(value))
     return digest.hexdigest()

@@ -172,7 +172,7 @@ def small_run(launcher, path, *overrides):
 def path(tmp_path_factory):
     """A text of 3,000 characters."""
     path = tmp_path_factory.mktemp("text") / "my.txt"
-    path.write_text("".join(np.random.default_rng(0).choice(list("the quick brown fox\n"), 3000)))
+    path.write_text("".join(np.random.default_rng(0).choice(list("the quick brown föx\n"), 3000)), encoding="utf-8")
     return path
 
 
@@ -207,12 +207,13 @@ def test_killed_run_goes_on_bitwise(launcher, tmp_path, make_launcher, assert_sa
     assert other["sessions"] == 2 and first.name.startswith("text-layer_norm_lstm_12-hyperlstm-s0-")
 
 
-def test_logging_sampled_text_leaves_the_training_as_it_is(
+def test_logging_sampled_text_of_bytes_leaves_the_training_as_it_is(
     launcher, tmp_path, make_launcher, assert_same, path, monkeypatch
 ):
     for name in ("WANDB_MODE", "WANDB_SERVICE", "WANDB_ERROR_REPORTING"):
         monkeypatch.setenv(name, "")  # wandb and its logger set them; this restores them
     budget = ("budget.steps=6", "budget.log_every=1", "budget.validate_every=2", "budget.checkpoint_every=3")
+    budget += ("dataset.bytes=true",)
     silent = make_launcher(tmp_path / "silent")
     done = silent.call(*small_run(silent, path, *budget))
     assert done.returncode == 0, done.stderr
