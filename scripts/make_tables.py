@@ -161,7 +161,7 @@ def run_lines(record: dict[str, Any]) -> list[str]:
 
 
 def what_was_tried(record: dict[str, Any]) -> tuple[str, int, int, float]:
-    """The order of short runs on a page: those that differ in the rate alone stand together."""
+    """The order of trials on a page: those that differ in the rate alone stand together."""
     settings = record["settings"]
     return what_ran(record), settings["dataset"]["batch_size"], record["steps"], settings["schedule"]["peak"]
 
@@ -183,7 +183,7 @@ def tuning_lines(table: str, tried: dict[str, list[dict[str, Any]]]) -> list[str
         "| network | batch | steps | peak rate | validation | commit | |",
         "| --- | ---: | ---: | ---: | ---: | --- | --- |",
     ]
-    return ["## Peak rates tried in short runs", "", *head, *rows, ""]
+    return ["## Peak rates tried", "", *head, *rows, ""]
 
 
 def batch_norm_lines(table: str, results: Path) -> list[str]:
