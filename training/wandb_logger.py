@@ -140,7 +140,10 @@ class WandbLogger:
 
     def finish(self, exit_code: int = 0) -> None:
         """Writes what is left and closes the fragment; another code than 0 marks the run as failed."""
+        import wandb
+
         self._run.finish(exit_code=exit_code)
+        wandb.teardown()  # the run's finish alone may return before the file has its last bytes
 
 
 def _start_wandb(mode: str):
