@@ -9,7 +9,8 @@ from training.provenance import short
 INTRODUCTION = """# What hypernetworks cost
 
 By `python scripts/benchmark.py`; the figures are in [performance.json](performance.json). Contenders take turns in one
-process; a ratio is the median over the turns of the times within one turn. Absolute times belong to the machine named.
+process (whole commands and peak memory: in processes of their own); a ratio is the median over the turns of the times
+within one turn. Absolute times belong to the machine named.
 """
 
 
@@ -82,8 +83,9 @@ def recurrent_lines(measured: dict[str, Any]) -> list[str]:
 
 def image_lines(measured: dict[str, Any]) -> list[str]:
     """The convolutional networks."""
-    lines = ["## Wide ResNets", "", about(measured), "", f"Batch 128, {measured['precision']}, channels-last."]
+    lines = ["## Wide ResNets", "", about(measured), ""]
     lines += [
+        f"Batch 128, {measured['precision']}, channels-last, SGD with momentum for hyper and plain.",
         f"{turns(many(measured['rounds']))} of hyper and plain each, {turns(measured['rounds'])} of the settings.",
         "",
     ]
