@@ -21,6 +21,7 @@ from typing import Any
 import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -31,8 +32,8 @@ from models import CHARACTER_MODELS, build_character_model, build_image_classifi
 from training import checkpoint, loop, provenance
 from training.command_line import check_settings, one_line_errors
 from training.distributed import Processes, start_processes
-from training.logger import open_logger
-from training.optimizer import build_optimizer
+from training.logger import NoLogger, check_logger, open_logger
+from training.optimizer import build_optimizer, check_gradient_clip
 from training.precision import resolve_precision
 from training.resume import refuse_changes, rewrite_resume
 from training.run_directory import RunDirectory, read_settings, require_same_data
@@ -84,30 +85,25 @@ def train(settings: dict[str, Any], overrides: list[str], resume: Path | None) -
     if processes.broadcast(resume is not None and processes.is_first and run is None):
         return  # it is finished
     splits, task = build(settings, processes)
+    optimizer_settings = dict(settings["optimizer"])
+    gradient_clip = optimizer_settings.pop("gradient_clip")
+    check_gradient_clip(gradient_clip)
+    check_logger(settings["logger"]["name"])
+    optimizer = build_optimizer(task.parameters(), **optimizer_settings)
     saved = None
     if processes.is_first:
         if resume is not None:
             require_same_data(run.path, splits.digest)
             saved = checkpoint.load_checkpoint(run.path)
-            run.truncate_metrics(saved["metrics_size"])  # rows from after the checkpoint come again
         else:
             run = RunDirectory.create(new_run_path(settings), overrides, OmegaConf.to_yaml(settings), splits.digest)
     saved = processes.broadcast(saved)
 
-    optimizer_settings = dict(settings["optimizer"])
-    gradient_clip = optimizer_settings.pop("gradient_clip")
-    facts = {
-        "command": " ".join(["python", "train.py", *overrides]),
-        "commit": provenance.commit(),
-        "versions": provenance.versions(),
-        "hardware": provenance.hardware(processes.device, processes.world_size),
-        "precision": str(precision).removeprefix("torch."),
-    }
-    logger = open_logger(settings, run)
+    facts = facts_of_session(overrides, precision, processes)
     trainer = loop.Trainer(
         task=task,
         splits=splits,
-        optimizer=build_optimizer(task.parameters(), **optimizer_settings),
+        optimizer=optimizer,
         learning_rate=learning_rate,
         gradient_clip=gradient_clip,
         budget=budget,
@@ -118,22 +114,37 @@ def train(settings: dict[str, Any], overrides: list[str], resume: Path | None) -
         processes=processes,
         run=run,
         session=facts,
-        logger=logger,
+        logger=NoLogger(),
     )
-    if saved is not None and run is not None:
-        run.note_resume(overrides, OmegaConf.to_yaml(settings))  # no earlier: a resume that is refused changes nothing
+    if saved is not None:
+        trainer.restore(saved)
+        if run is not None:  # no earlier: a resume that is refused changes nothing
+            run.truncate_metrics(saved["metrics_size"])  # rows from after the checkpoint come again
+            run.note_resume(overrides, OmegaConf.to_yaml(settings))
     try:
-        trainer.train(saved)
+        trainer.logger = open_logger(settings, run)
+        trainer.train()
         record_result(trainer, settings, facts)
     except BaseException as reason:
-        logger.finish(exit_code=1)
+        trainer.logger.finish(exit_code=1)
         if isinstance(reason, loop.Interrupted) and run is not None:
             again = f"python train.py -r {shlex.quote(str(run.path))}"
             print(f"Stopped at step {trainer.state.step} by {reason}; resume with: {again}", file=sys.stderr)
         raise
-    logger.finish()
+    trainer.logger.finish()
     if run is not None:
         run.close()
+
+
+def facts_of_session(overrides: list[str], precision: torch.dtype, processes: Processes) -> dict[str, Any]:
+    """What a result should say of the process that trained."""
+    return {
+        "command": " ".join(["python", "train.py", *overrides]),
+        "commit": provenance.commit(),
+        "versions": provenance.versions(),
+        "hardware": provenance.hardware(processes.device, processes.world_size),
+        "precision": str(precision).removeprefix("torch."),
+    }
 
 
 def reopen_run(resume: Path, settings: Mapping[str, Any]) -> RunDirectory | None:
@@ -191,15 +202,21 @@ def new_run_path(settings: Mapping[str, Any]) -> Path:
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def launch(config: DictConfig) -> None:
     """Train with the configuration that Hydra composed."""
-    with one_line_errors("train.py"):
-        settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        check_settings(settings)
-        resume = settings.pop("resume")
-        overrides = [override for override in HydraConfig.get().overrides.task if not override.startswith("resume=")]
-        try:
-            train(settings, overrides, None if resume is None else Path(resume))
-        except loop.Interrupted as interruption:
-            sys.exit(128 + interruption.signal_number)
+    overrides = [override for override in HydraConfig.get().overrides.task if not override.startswith("resume=")]
+    try:
+        with one_line_errors("train.py"):
+            settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+            check_settings(settings)
+            resume = settings.pop("resume")
+            try:
+                train(settings, overrides, None if resume is None else Path(resume))
+            except loop.Interrupted as interruption:
+                sys.exit(128 + interruption.signal_number)
+    except SystemExit as end:
+        if HydraConfig.get().mode is RunMode.MULTIRUN and isinstance(end.code, str):
+            print(f"{end.code} (of {' '.join(overrides)})", file=sys.stderr)
+            raise ValueError("A run of the sweep failed, see above.") from None  # lets Hydra go on with the others
+        raise
 
 
 if __name__ == "__main__":

@@ -171,9 +171,10 @@ def _digest(loaded: ImageArrays | TextArrays) -> str:
 
 
 def _subset(name: str, bounds: Sequence[int], num_test: int) -> slice:
-    if name == "test":
-        raise ValueError('A test subset is named "test", which is the name of the whole test set; rename it.')
-    if not isinstance(bounds, Sequence) or len(bounds) != 2 or not 0 <= bounds[0] < bounds[1] <= num_test:
+    if not name.startswith("test_"):
+        raise ValueError(f'The name of test subset "{name}" does not begin with "test_"; rename it to "test_{name}".')
+    whole = isinstance(bounds, Sequence) and all(type(bound) is int for bound in bounds)
+    if not whole or len(bounds) != 2 or not 0 <= bounds[0] < bounds[1] <= num_test:
         raise ValueError(
             f'Test subset "{name}" is {bounds}, but must be [start, stop] with '
             f"0 <= start < stop <= {num_test}, the number of test images."

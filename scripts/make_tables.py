@@ -21,6 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout, for its packages
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from PIL import Image
 
 from scripts.benchmarks import report
@@ -28,6 +29,7 @@ from scripts.paper_tables import ROWS, Row, experiment_of
 from scripts.plot_curves import draw
 from training.command_line import one_line_errors
 from training.provenance import short
+from training.run_directory import read_json, read_json_lines
 
 TITLES = {
     "table2": "Table 2: CIFAR-10, error in percent",
@@ -50,10 +52,13 @@ def read_records(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """
     records: dict[str, list[dict[str, Any]]] = {row.experiment: [] for row in ROWS}
     for path in sorted(folder.glob("*.json")):
-        record = json.loads(path.read_text())
+        record = read_json(path)
         try:
+            recorded_meaning(record)
             records[experiment_of(record["command"])].append(record)
-        except ValueError as problem:
+        except (KeyError, TypeError):
+            raise ValueError(f"{path} is not a record of a run; see scripts/record_result.py.") from None
+        except (ValueError, HydraException) as problem:
             raise ValueError(f"The record {path} has no place: {problem}") from None
     return records
 
@@ -163,7 +168,13 @@ def run_lines(record: dict[str, Any]) -> list[str]:
 def what_was_tried(record: dict[str, Any]) -> tuple[str, int, int, float]:
     """The order of trials on a page: those that differ in the rate alone stand together."""
     settings = record["settings"]
-    return what_ran(record), settings["dataset"]["batch_size"], record["steps"], settings["schedule"]["peak"]
+    return what_ran(record), settings["dataset"]["batch_size"], record["steps"], peak_rate(record)
+
+
+def peak_rate(record: dict[str, Any]) -> float:
+    """The highest learning rate of a run."""
+    schedule = record["settings"]["schedule"]
+    return schedule.get("peak") or schedule.get("rate") or max(schedule["rates"])
 
 
 def tuning_lines(table: str, tried: dict[str, list[dict[str, Any]]]) -> list[str]:
@@ -171,7 +182,7 @@ def tuning_lines(table: str, tried: dict[str, list[dict[str, Any]]]) -> list[str
     rows = []
     for row in (row for row in ROWS if row.experiment.startswith(table)):
         for record in sorted(tried[row.experiment], key=what_was_tried):
-            dataset, peak = record["settings"]["dataset"], record["settings"]["schedule"]["peak"]
+            dataset, peak = record["settings"]["dataset"], peak_rate(record)
             metric = metric_of(record)
             value = f"{record[f'validation_{metric}']:.{METRICS[metric]}f}"
             rows.append(f"| {what_ran(record)}, {record['settings']['hypernet']['name']} | {dataset['batch_size']} ")
@@ -189,7 +200,7 @@ def tuning_lines(table: str, tried: dict[str, list[dict[str, Any]]]) -> list[str
 def batch_norm_lines(table: str, results: Path) -> list[str]:
     """Validations with the running statistics of batch norm and with recomputed ones."""
     path = results / "batch_norm_statistics.jsonl"
-    checked = [json.loads(line) for line in path.read_text().splitlines()]
+    checked = read_json_lines(path)
     rows = [
         f"| {one['network']}, {one['hypernet']} | {one['step']:,} of {one['steps']:,} "
         f"| {one['running']['error']:.2f} | {one['recomputed']['error']:.2f} ({one['batches']}) "
@@ -280,8 +291,8 @@ def pages(project: Path) -> dict[Path, str]:
     results = project / "results"
     records = read_records(results / "runs")
     made = {results / f"{table}.md": page(table, records, results) for table in TITLES}
-    performance = json.loads((results / "performance.json").read_text())
-    precision_runs = [json.loads(path.read_text()) for path in sorted((results / "precision").glob("*.json"))]
+    performance = read_json(results / "performance.json")
+    precision_runs = [read_json(path) for path in sorted((results / "precision").glob("*.json"))]
     made[results / "performance.md"] = report.page(performance, precision_runs)
     for path, link in ((project / "README.md", "results/"), (results / "README.md", "")):
         before, begin, rest = path.read_text().partition(BEGIN)

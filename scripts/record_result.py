@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout,
 
 from scripts.paper_tables import experiment_of
 from training.command_line import one_line_errors
-from training.run_directory import RESULT, SESSIONS, read_rows
+from training.run_directory import RESULT, SESSIONS, read_json, read_rows
 
 
 def record(run: Path, to: Path, note: str | None) -> Path:
@@ -28,7 +28,7 @@ def record(run: Path, to: Path, note: str | None) -> Path:
         raise ValueError(
             f"{run} has no {RESULT}: it is not a run or has not finished; resume it with train.py -r {run}."
         )
-    result = json.loads((run / RESULT).read_text())
+    result = read_json(run / RESULT)
     try:
         experiment_of(result["command"])
     except ValueError as problem:
@@ -38,7 +38,7 @@ def record(run: Path, to: Path, note: str | None) -> Path:
         result["settings"]["dataset"].pop(place, None)
     result["sessions"] = [
         {key: session[key] for key in ("commit", "first_step", "last_step", "seconds")}
-        for session in json.loads((run / SESSIONS).read_text())
+        for session in read_json(run / SESSIONS)
     ]
     content = json.dumps(result | ({"note": note} if note else {}) | {"curve": curve}, indent=1) + "\n"
     path = to / f"{result['name']}.json"

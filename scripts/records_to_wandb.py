@@ -8,7 +8,6 @@ between, nor pictures. Runs that are there already are left as they are.
 """
 
 import argparse
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout,
 
 from scripts.make_tables import figures_of
 from training.command_line import one_line_errors
+from training.run_directory import read_json
 from training.wandb_logger import WandbLogger
 
 ABOUT = ("command", "commit", "versions", "hardware", "precision", "seconds", "best_step", "note")
@@ -29,7 +29,7 @@ def to_wandb(path: Path, to: Path) -> Path:
         ValueError: the file is no record.
     """
     try:
-        record = json.loads(path.read_text())
+        record = read_json(path)
         name, settings, curve, figures = record["name"], record["settings"], record["curve"], figures_of(record)
         parameters = record["parameters"]
         if name != path.stem:  # the name leads to a directory that is removed: it must not lead elsewhere

@@ -13,7 +13,6 @@ folders for both, as --records my_results runs=my_runs.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from scripts.record_result import record
 from scripts.training_process import PROJECT, run_training
 from training.command_line import one_line_errors
 from training.resume import place_of_runs
-from training.run_directory import OVERRIDES, RESULT, SESSIONS, read_json
+from training.run_directory import OVERRIDES, RESULT, RESUMED_WITH, SESSIONS, read_json
 
 RECORDS = PROJECT / "results" / "runs"
 
@@ -85,12 +84,14 @@ def jobs_of(
 def progress(job: Job, records: Path, runs: Path, steps: int) -> Progress:
     """Look for a job among the records and then, the last one first, among the run directories."""
     for path in sorted(records.glob("*.json")):
-        recorded = json.loads(path.read_text())
+        recorded = read_json(path)
         if recorded_meaning(recorded) == meaning(job.overrides) and recorded["steps"] >= steps:
             return Progress("recorded", path, steps)
     for path in sorted(runs.glob(f"*/{OVERRIDES}"), key=lambda path: path.stat().st_mtime, reverse=True):
         run = path.parent
-        if meaning(read_json(path, [])) == meaning(job.overrides) and any(run.glob("checkpoint*.pt")):
+        resumed_with = [each for each in read_json(run / RESUMED_WITH, []) if not each.startswith("budget.steps=")]
+        asked_for = meaning([*read_json(path), *resumed_with])
+        if asked_for == meaning(job.overrides) and any(run.glob("checkpoint*.pt")):
             if read_json(run / RESULT, {"steps": 0})["steps"] >= steps:
                 return Progress("finished", run, steps)
             sessions = read_json(run / SESSIONS, [])

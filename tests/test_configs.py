@@ -184,6 +184,14 @@ def test_sweep_makes_a_run_directory_for_each_job(launcher):
     assert json.loads((runs[0] / "result.json").read_text())["steps"] == 2
 
 
+def test_a_job_that_fails_does_not_end_the_sweep(launcher):
+    done = launcher.run("-m", *launcher.new("budget.steps=1", "main_net.depth=11,10"))
+    assert done.returncode == 1
+    assert "depth 11" in done.stderr and "Traceback" not in done.stderr
+    (finished,) = launcher.runs.glob("*/result.json")
+    assert json.loads(finished.read_text())["settings"]["main_net"]["depth"] == 10
+
+
 def built_once(build):
     """`build`, which reads data from the disk only where the settings' names are new."""
     built = {}

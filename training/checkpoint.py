@@ -18,6 +18,7 @@ import torch
 NEWEST = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
 BEST = "best.pt"
+PREVIOUS_BEST = "best.previous.pt"
 DAMAGED = "checkpoint.damaged.pt"
 
 
@@ -29,12 +30,23 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], keep: Path
     """Replace the file at `path` by what `write(file)` writes; a reader sees the old file or the new one, never a part.
 
     The old file is moved to `keep`, where that is given.
+
+    Raises:
+        ValueError: it cannot be written; the old file stays.
     """
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError where the disk is full
+        temporary.unlink(missing_ok=True)
+        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        raise ValueError(
+            f"Cannot write {path} ({reason}); what was there is kept. Make room on the disk, or let it be written, "
+            "then resume with -r."
+        ) from None
     if keep is not None and path.exists():
         os.replace(path, keep)
     os.replace(temporary, path)
@@ -46,8 +58,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], keep: Path
 
 
 def save_best(directory: Path, state: dict[str, Any]) -> None:
-    """Write the best model so far, replacing the one before."""
-    write_atomically(directory / BEST, lambda file: torch.save(state, file))
+    """Write the best model so far; the one before is kept, for a checkpoint that does not know this one."""
+    write_atomically(directory / BEST, lambda file: torch.save(state, file), keep=directory / PREVIOUS_BEST)
 
 
 def save_checkpoint(directory: Path, state: dict[str, Any]) -> None:
@@ -68,7 +80,20 @@ def load_checkpoint(directory: Path) -> dict[str, Any]:
         previous = f"{directory / PREVIOUS} (step {state['step']})"
         warnings.warn(f"{problems[0]} Continuing from {previous} instead.", stacklevel=2)
         os.replace(directory / NEWEST, directory / DAMAGED)
+    if state["best"] is not None:
+        _go_back_to_best(directory, state)
     return state
+
+
+def _go_back_to_best(directory: Path, state: dict[str, Any]) -> None:
+    """Put back the best model that a checkpoint knows, where a process was killed between a better one and its save."""
+    for path in (directory / BEST, directory / PREVIOUS_BEST):
+        if path.exists() and load(path)["step"] == state["best"]["step"]:
+            if path.name == PREVIOUS_BEST:
+                os.replace(path, directory / BEST)
+            return
+    warnings.warn(f"The best network of {directory}, of step {state['best']['step']}, is lost.", stacklevel=3)
+    state["best"] = None
 
 
 def read_newest(directory: Path) -> tuple[dict[str, Any], list[str]]:

@@ -21,6 +21,16 @@ class NoLogger:
         """Do nothing."""
 
 
+def check_logger(name: str) -> None:
+    """Refuse a logger that there is not.
+
+    Raises:
+        ValueError: it is unknown.
+    """
+    if name not in ("none", "wandb"):
+        raise ValueError(f"There is no logger {name!r}; choose logger=wandb_offline, wandb_online or none.")
+
+
 def open_logger(settings: Mapping[str, Any], run: RunDirectory | None):
     """Open the logger that the settings ask for and bring it up to date with the rows that the run has already.
 
@@ -28,16 +38,12 @@ def open_logger(settings: Mapping[str, Any], run: RunDirectory | None):
         settings: the composed configuration as plain values, logged as the run's configuration.
         run: the run directory, in the first process; None in the others, which log nothing.
 
-    Raises:
-        ValueError: an unknown logger.
     """
     logger = dict(settings["logger"])
     name = logger.pop("name")
-    if name not in ("none", "wandb"):
-        raise ValueError(f"There is no logger {name!r}; choose logger=wandb_offline, wandb_online or none.")
     if name == "none" or run is None:
         return NoLogger()
-    from training.wandb_logger import WandbLogger  # numpy and W&B load only for those who log
+    from training.wandb_logger import WandbLogger  # W&B loads only for those who log
 
     rows = run.metrics()
     last_step = rows[-1]["step"] if rows else -1

@@ -5,6 +5,7 @@ numbers of dropout derive from (seed, step). A run that is interrupted anywhere 
 identical to one that is not.
 """
 
+import math
 import signal
 import sys
 import time
@@ -68,7 +69,7 @@ class State:
 
 @dataclass
 class Trainer:
-    """One training run: `train` takes it from its first step, or from a checkpoint, to its last; `test` follows.
+    """One training run: `train` takes it to its last step, from the first or where `restore` put it; `test` follows.
 
     Args:
         task: see training/tasks.py; on its device.
@@ -104,9 +105,6 @@ class Trainer:
     logger: Any
 
     def __post_init__(self) -> None:
-        clip = self.gradient_clip
-        if clip is not None and not (isinstance(clip, (int, float)) and clip > 0):
-            raise ValueError(f"optimizer.gradient_clip is {clip!r}; it must be a number above 0, or null.")
         processes, device = self.processes, self.processes.device
         if processes.world_size > 1 and self.sync_batch_norm:
             self.task = synchronise_batch_norm(self.task, device)
@@ -119,22 +117,16 @@ class Trainer:
         self.parameters = list(self.task.parameters())
         self.state = State(window=torch.zeros(2, dtype=torch.float64, device=device))
 
-    def train(self, saved: Mapping[str, Any] | None = None) -> None:
+    def train(self) -> None:
         """Train up to the budget's last step; keep the main network that is best on validation.
-
-        Args:
-            saved: the checkpoint to go on from; None starts anew.
 
         Raises:
             NonFiniteLoss: the checkpoint from before it is kept.
             Interrupted: by SIGINT or SIGTERM, after saving a checkpoint.
-            ValueError: the checkpoint does not fit.
         """
         state, budget, train_split = self.state, self.budget, self.splits.train
-        if saved is not None:
-            self._restore(saved)
         self.first_step = state.step
-        if saved is None:
+        if state.step == 0:
             self._save()  # so that there is a checkpoint to go back to, whatever happens in the first steps
         progress = _progress_bar(budget.steps, state.step, self.processes.is_first)
         clock, clock_step = time.monotonic(), state.step
@@ -158,6 +150,7 @@ class Trainer:
                 row = self._training_row() if log else {}
                 if validate:
                     row |= self._validate()
+                    save |= state.best["step"] == state.step  # so that best.pt is at most one ahead of the checkpoint
                 if row and self.processes.is_first:
                     row = _position(state.step, train_split.steps_per_epoch, train_split.examples_per_step) | row
                     self.run.append_metrics(row)
@@ -174,6 +167,8 @@ class Trainer:
 
     def test(self) -> dict[str, dict[str, float]]:
         """Evaluate the best main network on the test split and its subsets: {name: {"loss": ..., metric: ...}}."""
+        if self.state.best is None:
+            raise ValueError("The best network so far is lost, and no step is left; resume with a longer budget.")
         best = checkpoint.load(self.run.path / checkpoint.BEST) if self.processes.is_first else None
         self.task.main_network.load_state_dict(self.processes.broadcast(best)["main_network"])
         with self.autocast:
@@ -219,7 +214,8 @@ class Trainer:
         self.processes.share_buffers(self.task)
         with self.autocast:
             values = self.task.evaluate(self.splits.validation.evaluation_batches(), self.processes.total)
-        if state.best is None or values[metric] < state.best[metric]:
+        best = math.nan if state.best is None else state.best[metric]
+        if math.isnan(best) or values[metric] < best:
             state.best = {"step": state.step, metric: values[metric]}
             if self.processes.is_first:
                 saved = {**state.best, "main_network": self.task.main_network.state_dict()}
@@ -245,8 +241,18 @@ class Trainer:
         checkpoint.save_checkpoint(self.run.path, saved)
         self.run.record_session(**self.session, first_step=self.first_step, last_step=state.step)
 
-    def _restore(self, saved: Mapping[str, Any]) -> None:
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint; nothing in the run directory changes.
+
+        Raises:
+            ValueError: the budget ends before it, or it carries the state of another number of processes.
+        """
         carried, processes = saved["carried"], self.processes
+        if saved["step"] > self.budget.steps:
+            raise ValueError(
+                f"The run has done {saved['step']} steps and budget.steps is {self.budget.steps}; resume it with "
+                f"budget.steps={saved['step']} or more."
+            )
         if len(carried) != processes.world_size and carried[0] is not None:
             raise ValueError(
                 f"The run carried its state in {len(carried)} processes and cannot go on in {processes.world_size}; "

@@ -6,6 +6,17 @@ import torch
 from torch import nn
 
 
+def check_gradient_clip(largest_norm: float | None) -> None:
+    """Refuse what cannot be the largest norm of a gradient.
+
+    Raises:
+        ValueError: it is neither None nor a number above 0.
+    """
+    is_number = isinstance(largest_norm, (int, float)) and not isinstance(largest_norm, bool)
+    if largest_norm is not None and not (is_number and largest_norm > 0):
+        raise ValueError(f"optimizer.gradient_clip is {largest_norm!r}; it must be a number above 0, or null.")
+
+
 def build_optimizer(
     parameters: Iterable[nn.Parameter],
     name: str,

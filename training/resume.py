@@ -4,7 +4,6 @@ Hydra 1.3 has a flag -r of its own (--run) and would ignore ours without a word,
 before Hydra reads it.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,10 @@ from typing import Any
 from training.run_directory import OVERRIDES, RESUMED_WITH, most_recent_run, read_json
 
 # What must stay as it was when a run is resumed. The data may move; `require_same_data` sees to their content.
-FIXED = ("main_net", "hypernet", "dataset", "seed", "split_seed", "optimizer.name")
+FIXED = (
+    *("main_net", "hypernet", "dataset", "seed", "split_seed"),
+    *("optimizer.name", "optimizer.momentum", "optimizer.betas"),  # the checkpoint of the optimizer has them
+)
 FREE = ("dataset.root", "dataset.path")
 
 
@@ -46,9 +48,12 @@ def rewrite_resume(arguments: list[str]) -> list[str]:
         run = most_recent_run(place_of_runs(arguments))
     if not (run / OVERRIDES).exists():
         raise ValueError(f"There is no run to resume in {run}: it has no {OVERRIDES}.")
-    saved = json.loads((run / OVERRIDES).read_text()) + read_json(run / RESUMED_WITH, default=[])
-    merged = {_key(argument): argument for argument in [*saved, *before, *after]}
-    return [*merged.values(), f"resume={_quoted(str(run))}"]
+    saved = read_json(run / OVERRIDES) + read_json(run / RESUMED_WITH, default=[])
+    given = [*before, *after]
+    overrides = [each for each in given if not each.startswith("-") and ("=" in each or each[:1] in ("+", "~"))]
+    flags = [each for each in given if each not in overrides]  # such as --cfg job; argparse wants them in one place
+    merged = {_key(override): override for override in [*saved, *overrides]}
+    return [*merged.values(), f"resume={_quoted(str(run))}", *flags]
 
 
 def place_of_runs(arguments: Sequence[str]) -> Path:

@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import yaml  # comes with omegaconf
 from omegaconf import OmegaConf
 
 from training.checkpoint import write_atomically
@@ -31,6 +32,7 @@ DATA = "data.json"
 METRICS = "metrics.jsonl"
 SESSIONS = "sessions.json"
 RESULT = "result.json"
+REQUIRED = object()  # no default
 
 
 class RunDirectory:
@@ -49,7 +51,6 @@ class RunDirectory:
             raise ValueError(
                 f"Another process is training in {path}; wait until it ends, or start a new run without -r."
             ) from None
-        os.utime(path / "lock")  # when the run was started or resumed last, for `most_recent_run`
         self._metrics = open(path / METRICS, "ab")  # noqa: SIM115, appended to until the process ends
         self._sessions: list[dict[str, Any]] = read_json(path / SESSIONS, default=[])
         self._session_start = time.monotonic()
@@ -67,6 +68,7 @@ class RunDirectory:
         _write_json(run.path / OVERRIDES, overrides)
         run._write_config(config)
         _write_json(run.path / DATA, {"sha256": data_digest})
+        run._started()
         return run
 
     @classmethod
@@ -88,6 +90,10 @@ class RunDirectory:
         first = read_json(self.path / OVERRIDES, default=[])
         _write_json(self.path / RESUMED_WITH, [override for override in overrides if override not in first])
         self._write_config(config)
+        self._started()
+
+    def _started(self) -> None:
+        os.utime(self.path / "lock")  # when the run was started or resumed last, for `most_recent_run`
 
     def _write_config(self, config: str) -> None:
         write_atomically(self.path / CONFIG, lambda file: file.write(config.encode()))
@@ -108,7 +114,16 @@ class RunDirectory:
         return self._metrics.tell()
 
     def truncate_metrics(self, size: int) -> None:
-        """Drop the rows that a killed process logged after the checkpoint from which its successor goes on."""
+        """Drop the rows that a killed process logged after the checkpoint from which its successor goes on.
+
+        Raises:
+            ValueError: rows from before the checkpoint are missing.
+        """
+        if (self.path / METRICS).stat().st_size < size:
+            raise ValueError(
+                f"{self.path / METRICS} is shorter than it was at the checkpoint, {size} bytes; put it back, or start "
+                "a new run."
+            )
         self._metrics.truncate(size)
         self._metrics.seek(size)
 
@@ -144,8 +159,18 @@ class RunDirectory:
 
 
 def read_settings(run: Path) -> dict[str, Any]:
-    """The configuration of a run's last launch, as plain values."""
-    return OmegaConf.to_container(OmegaConf.load(run / CONFIG))
+    """The configuration of a run's last launch, as plain values.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    try:
+        settings = OmegaConf.to_container(OmegaConf.load(run / CONFIG))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{run / CONFIG} is not YAML ({error}).") from None
+    if not isinstance(settings, dict) or not settings:
+        raise ValueError(f"{run / CONFIG} holds no configuration; put back the one that the run wrote.")
+    return settings
 
 
 def require_same_data(run: Path, data_digest: str) -> None:
@@ -163,12 +188,33 @@ def require_same_data(run: Path, data_digest: str) -> None:
 
 def read_rows(run: Path) -> list[dict[str, Any]]:
     """All rows that a run has logged so far."""
-    return [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
+    return read_json_lines(run / METRICS)
 
 
-def read_json(path: Path, default: Any) -> Any:
-    """The content of a JSON file, or `default` where there is no such file."""
-    return json.loads(path.read_text()) if path.exists() else default
+def read_json_lines(path: Path) -> list[Any]:
+    """The values in a file of one JSON value a line.
+
+    Raises:
+        ValueError: a line that is not JSON.
+    """
+    return [_parsed(path, line) for line in path.read_text().splitlines()]
+
+
+def read_json(path: Path, default: Any = REQUIRED) -> Any:
+    """The content of a JSON file, or `default`, where one is given, if there is no such file.
+
+    Raises:
+        ValueError: it is not JSON.
+        FileNotFoundError: there is no such file, and no default.
+    """
+    return default if default is not REQUIRED and not path.exists() else _parsed(path, path.read_text())
+
+
+def _parsed(path: Path, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is not whole JSON ({error}); put back a whole one, or remove it.") from None
 
 
 def _write_json(path: Path, value: Any, keep: Path | None = None) -> None:

@@ -212,8 +212,9 @@ def test_build_makes_the_splits(npz, arrays):
         (dict(validation_size=50), "validation_size is 50, but must lie between 1 and 49"),
         (dict(validation_size=0), "validation_size is 0"),
         (dict(split_seed=-2), "split_seed is -2"),
-        (dict(test_subsets={"late": [10, 21]}), r'"late" is \[10, 21\].*stop <= 20'),
-        (dict(test_subsets={"test": [0, 10]}), "rename it"),
+        (dict(test_subsets={"test_late": [10, 21]}), r'"test_late" is \[10, 21\].*stop <= 20'),
+        (dict(test_subsets={"validation": [0, 10]}), 'rename it to "test_validation"'),
+        (dict(test_subsets={"test_part": [0.5, 10]}), r"must be \[start, stop\]"),
     ],
 )
 def test_build_refuses_senseless_settings_in_one_sentence(npz, changes, message):

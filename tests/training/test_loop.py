@@ -145,8 +145,9 @@ def resume(run, **changes):
     """Go on in `run` as a new process would."""
     trainer = make_trainer(run, **changes)
     saved = checkpoint.load_checkpoint(run)
+    trainer.restore(saved)
     trainer.run.truncate_metrics(saved["metrics_size"])
-    trainer.train(saved)
+    trainer.train()
     trainer.run.close()
     return trainer
 
@@ -175,7 +176,8 @@ def test_interrupted_at_every_step(tmp_path, assert_same, end):
             trainer.train()
         trainer.run.close()
         saved_at = checkpoint.load_checkpoint(run)["step"]
-        assert saved_at == (step + 1 if end is interrupt else step - step % 5)  # the very step, or the last interval
+        last = step - step % 5, step - step % 4  # of the intervals of saving and of validation, which saves a new best
+        assert saved_at == step + 1 if end is interrupt else min(last) <= saved_at <= max(last)
         resume(run)
         assert (run / "metrics.jsonl").read_bytes() == (whole.run.path / "metrics.jsonl").read_bytes()
         for name in (checkpoint.NEWEST, checkpoint.BEST):
@@ -250,6 +252,54 @@ def test_best_on_validation_is_kept_and_tested_once(tmp_path):
     assert all(torch.equal(weight, weights[4]) for _, weight in seen) and not torch.equal(weights[4], weights[8])
 
 
+def test_best_of_a_future_that_is_discarded_is_forgotten(tmp_path, monkeypatch):
+    """Killed between a new best and its checkpoint, and resumed with a rate at which that best is not reached again."""
+    run, budget = tmp_path / "run", {"steps": 10, "validate_every": 2, "checkpoint_every": 100}
+    task = Scripted()
+    task.errors = (50.0, 40.0, 20.0)
+    trainer = make_trainer(run, task, budget=budget)
+    with monkeypatch.context() as patch:
+        save = checkpoint.save_checkpoint
+        patch.setattr(
+            checkpoint, "save_checkpoint", lambda to, saved: kill() if saved["step"] == 6 else save(to, saved)
+        )
+        with pytest.raises(Killed):
+            trainer.train()
+    trainer.run.close()
+    assert checkpoint.load(run / "best.pt")["step"] == 6
+
+    again = Scripted()
+    again.errors = (60.0, 60.0, 60.0)
+    state = resume(run, task=again, budget=budget, learning_rate=constant(0.1)).state
+    best = checkpoint.load(run / "best.pt")
+    assert state.best == {"step": 4, "error": 40.0} == {key: best[key] for key in ("step", "error")}
+
+
+def test_best_that_is_lost_is_found_anew(tmp_path):
+    run = tmp_path / "run"
+    trainer = make_trainer(run)
+    trainer.train()
+    trainer.run.close()
+    (run / "best.pt").unlink()
+    (run / "best.previous.pt").unlink(missing_ok=True)
+    with pytest.warns(UserWarning, match="best network .* is lost"):
+        trainer = resume(run)
+    with pytest.raises(ValueError, match="resume with a longer budget"):
+        trainer.test()
+    with pytest.warns(UserWarning, match="best network .* is lost"):
+        trainer = resume(run, budget={"steps": 13})
+    assert trainer.state.best["step"] == checkpoint.load(run / "best.pt")["step"] == 13
+
+
+def test_validation_that_is_not_a_number_is_no_best(tmp_path):
+    task = Scripted()
+    task.errors = (float("nan"), 40.0, float("nan"))
+    trainer = make_trainer(tmp_path / "run", task)
+    trainer.train()
+    assert trainer.state.best == {"step": 8, "error": 40.0}
+    assert checkpoint.load(tmp_path / "run" / "best.pt")["step"] == 8
+
+
 def test_gradient_clipping_bounds_the_update(tmp_path):
     updates, logged = {}, {}
     for clip in (None, 0.01):
@@ -310,7 +360,14 @@ def test_carried_state_of_more_processes_is_refused(tmp_path):
     saved = checkpoint.load_checkpoint(tmp_path / "run")
     saved["carried"] *= 2
     with pytest.raises(ValueError, match="in 2 processes and cannot go on in 1; resume it with 2"):
-        trainer.train(saved)
+        trainer.restore(saved)
+
+
+def test_budget_that_ends_before_the_checkpoint_is_refused(tmp_path):
+    make_trainer(tmp_path / "run").train()
+    trainer = make_trainer(tmp_path / "other", budget={"steps": 11})
+    with pytest.raises(ValueError, match="has done 12 steps and budget.steps is 11; resume it with budget.steps=12"):
+        trainer.restore(checkpoint.load_checkpoint(tmp_path / "run"))
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "ten"])

@@ -114,6 +114,30 @@ def test_killed_before_the_result_was_written(launcher, copied):
     assert all(ours[key] == expected[key] for key in ("test_error", "validation_error", "best_step", "seconds"))
 
 
+def test_refused_resume_is_not_the_most_recent_run(launcher, copied, assert_one_line):
+    other = shutil.copytree(copied, launcher.runs / "other")
+    os.utime(other / "lock", (0, 0))
+    assert_one_line(launcher.call("-r", str(other), "budget.steps=5", "main_net.width=2"), "main_net.width")
+    assert launcher.call("-r", f"runs={launcher.runs}", "budget.steps=5").returncode == 0
+    assert (result(copied)["steps"], result(other)["steps"]) == (5, 4)
+
+
+def test_damaged_files_of_a_run_are_named(launcher, copied, assert_one_line):
+    metrics = (copied / "metrics.jsonl").read_bytes()
+    (copied / "metrics.jsonl").write_bytes(metrics[:20])
+    assert_one_line(launcher.call("-r", str(copied), "budget.steps=5"), f"{copied}/metrics.jsonl is shorter")
+    (copied / "metrics.jsonl").write_bytes(metrics)
+    for name, words in (("config.yaml", "holds no configuration"), ("overrides.json", "is not whole JSON")):
+        whole = (copied / name).read_bytes()
+        (copied / name).write_bytes(b"")
+        assert_one_line(launcher.call("-r", str(copied), "budget.steps=5"), f"{copied}/{name} {words}")
+        (copied / name).write_bytes(whole)
+    assert launcher.call("-r", str(copied), "budget.steps=3").returncode == 0  # finished, after 4
+    (copied / "result.json").unlink()
+    assert_one_line(launcher.call("-r", str(copied), "budget.steps=3"), "has done 4 steps", "budget.steps=4 or more")
+    assert launcher.call("-r", str(copied), "budget.steps=5").returncode == 0
+
+
 def test_changed_architecture_data_or_seed_is_refused(launcher, copied, assert_one_line):
     before = contents(copied)
     changes = ["main_net.width=2", "dataset.batch_size=8", "seed=1", "hypernet.embedding_size=32", "budget.steps=9"]
@@ -154,12 +178,14 @@ def test_other_data_in_the_place_of_the_first_is_refused(launcher, copied, asser
 
 def test_only_what_changes_the_run_is_compared():
     earlier = {"seed": 0, "dataset": {"root": "a", "flip": True}, "optimizer": {"name": "sgd", "momentum": 0.9}}
-    moved = {"seed": 0, "dataset": {"root": "b", "flip": True}, "optimizer": {"name": "sgd", "momentum": 0.8}}
+    moved = {"seed": 0, "dataset": {"root": "b", "flip": True}, "optimizer": {"name": "sgd", "momentum": 0.9}}
     refuse_changes(earlier, moved)
     with pytest.raises(ValueError, match="dataset.flip"):
         refuse_changes(earlier, {**moved, "dataset": {"root": "b"}})
     with pytest.raises(ValueError, match="optimizer.name"):
         refuse_changes(earlier, {**moved, "optimizer": {"name": "adam"}})
+    with pytest.raises(ValueError, match="optimizer.momentum"):  # a checkpoint brings its own
+        refuse_changes(earlier, {**moved, "optimizer": {"name": "sgd", "momentum": 0.8}})
 
 
 def test_nothing_to_resume(launcher, assert_one_line, tmp_path):
@@ -188,3 +214,5 @@ def test_command_line_of_a_resume(tmp_path):
     assert rewrite_resume(["-r", str(run)]) == ["seed=3", "budget.steps=6", "+hydra.x=1", quoted]
     given = ["precision=bf16", "-r", str(run), "budget.steps=7", "hydra.x=2"]
     assert rewrite_resume(given) == ["seed=3", "budget.steps=7", "hydra.x=2", "precision=bf16", quoted]
+    flags = ["-r", str(run), "--cfg", "job", "budget.steps=7"]
+    assert rewrite_resume(flags) == ["seed=3", "budget.steps=7", "+hydra.x=1", quoted, "--cfg", "job"]
