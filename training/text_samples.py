@@ -1,6 +1,7 @@
 """Text that a character model writes, and where its hypernetwork changes the weights meanwhile (Figure 4)."""
 
 import html
+import math
 from collections.abc import Sequence
 
 import torch
@@ -34,12 +35,12 @@ def sample(
         gate's row scales d_h when each character was read, in the topmost layer, [characters, 4], zero for the first.
 
     Raises:
-        ValueError: an empty prompt, or a negative length or temperature.
+        ValueError: an empty prompt, a negative length, or a temperature below zero or not finite.
     """
-    if not prompt or length < 0 or temperature < 0:
+    if not prompt or length < 0 or not 0 <= temperature < math.inf:
         raise ValueError(
             f"The prompt has {len(prompt)} characters, length is {length} and temperature {temperature}; the prompt "
-            "needs at least one character, and neither of the others may be negative."
+            "needs at least one character, the others must be finite and not negative."
         )
     vocabulary, layer = model.vocabulary, model.recurrent_layer
     ids = list(prompt)
