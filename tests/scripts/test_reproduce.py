@@ -6,6 +6,7 @@ import signal
 import pytest
 
 from scripts.paper_tables import ROWS
+from scripts.reproduce import Job, progress
 
 PROGRAM = ("scripts/reproduce.py",)
 SMALL = ("dataset=cifar10_sample", "main_net.depth=10", "dataset.batch_size=8", "device=cpu", "logger=none")
@@ -17,6 +18,21 @@ LANGUAGE += ("dataset.batch_size=4", "dataset.sequence_length=10", "dataset.warm
 def listed(stdout: str, state: str) -> list[str]:
     """The experiments that a plan says are in a state."""
     return [line.split()[1].removeprefix("experiment=") for line in stdout.splitlines() if line.startswith(state)]
+
+
+@pytest.mark.parametrize(
+    ("resumed_with", "state"),
+    [([], "finished"), (["budget.steps=9"], "finished"), (["schedule.rate=0.5"], "missing")],
+)
+def test_run_resumed_under_another_protocol_is_not_the_row(tmp_path, resumed_with, state):
+    run = tmp_path / "runs" / "one"
+    run.mkdir(parents=True)
+    overrides = ("experiment=table7/mnist_convnet", "budget=smoke")
+    contents = {"overrides.json": overrides, "resumed_with.json": resumed_with, "result.json": {"steps": 9}}
+    for name, content in contents.items():
+        (run / name).write_text(json.dumps(content))
+    (run / "checkpoint.pt").touch()
+    assert progress(Job(overrides[0], overrides), tmp_path / "records", tmp_path / "runs", steps=9).state == state
 
 
 def test_dry_run_says_what_would_run(call_script, tmp_path):

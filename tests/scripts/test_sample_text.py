@@ -106,7 +106,7 @@ def test_text_of_bytes():
 
 def test_mistakes():
     model = small_model()
-    for arguments in (("", 5, 1.0), ("a", -1, 1.0), ("a", 5, -0.1)):
+    for arguments in (("", 5, 1.0), ("a", -1, 1.0), ("a", 5, -0.1), ("a", 5, float("nan"))):
         with pytest.raises(ValueError, match="prompt needs at least one"):
             sample(model, *arguments)
     with pytest.raises(ValueError, match="'x', at position 1 of the prompt"):
