@@ -32,7 +32,7 @@ from models import CHARACTER_MODELS, build_character_model, build_image_classifi
 from training import checkpoint, loop, provenance
 from training.command_line import check_settings, one_line_errors
 from training.distributed import Processes, start_processes
-from training.logger import NoLogger, check_logger, open_logger
+from training.logger import NoLogger, open_logger
 from training.optimizer import build_optimizer, check_gradient_clip
 from training.precision import resolve_precision
 from training.resume import refuse_changes, rewrite_resume
@@ -88,7 +88,6 @@ def train(settings: dict[str, Any], overrides: list[str], resume: Path | None) -
     optimizer_settings = dict(settings["optimizer"])
     gradient_clip = optimizer_settings.pop("gradient_clip")
     check_gradient_clip(gradient_clip)
-    check_logger(settings["logger"]["name"])
     optimizer = build_optimizer(task.parameters(), **optimizer_settings)
     saved = None
     if processes.is_first:
@@ -194,8 +193,14 @@ def record_result(trainer: loop.Trainer, settings: Mapping[str, Any], facts: Map
 
 
 def new_run_path(settings: Mapping[str, Any]) -> Path:
-    """Where a new run goes; its name tells what ran, with which seed and since when."""
+    """Where a new run goes; its name tells what ran, with which seed and since when.
+
+    Raises:
+        ValueError: a part of the name that would make it a path.
+    """
     parts = [settings["dataset"]["name"], settings["main_net"]["label"], settings["hypernet"]["name"]]
+    if nested := [part for part in parts if "/" in part]:
+        raise ValueError(f"The name of a run cannot contain {nested[0]!r}; choose a name or label without a slash.")
     return Path(settings["runs"]) / f"{'-'.join(parts)}-s{settings['seed']}-{datetime.now():%Y%m%d-%H%M%S}"
 
 

@@ -31,6 +31,13 @@ MISTAKES = [
     ("precision=fp16", "'fp16'", "bf16"),
     ("budget.log_every=0", "budget.log_every is 0"),
     ("logger.name=print", "'print'", "logger=wandb_offline"),
+    # A name says which code runs; the settings beside it are another's.
+    ("hypernet.name=none", "hypernet.name is 'none'", "'static'", "hypernet=none"),
+    ("schedule.name=constant", "schedule.name is 'constant'", "'one_cycle'", "schedule=constant"),
+    ("~seed", "seed is missing"),
+    ("~budget.steps", "budget.steps is missing"),
+    ("~main_net", "main_net is missing"),
+    ("dataset.name=my/images", "'my/images'", "slash"),
     ("[", "["),
     ("dataset=arrays", "dataset.path is not set"),
     ("dataset.path=null", "dataset.path"),

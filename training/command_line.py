@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -43,20 +44,37 @@ def _missing_choice(error: MissingConfigException) -> str:
     )
 
 
+# The groups whose `name` says which code runs; that of a data set or a budget is for people.
+GROUPS = ("main_net", "hypernet", "optimizer", "schedule", "logger")
+
+
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Compare the composed settings with those that the chosen configuration files alone lead to.
 
     To be called within Hydra's main.
 
     Raises:
-        ValueError: naming a key that the files do not have, or whose value is of another kind than theirs.
+        ValueError: naming a key that the files do not have, one of theirs that was deleted, one whose value is of
+            another kind than theirs, or a name that does not belong to the settings beside it.
     """
     choices = HydraConfig.get().runtime.choices
     chosen = [f"{group}={name}" for group, name in choices.items() if name and not group.startswith("hydra/")]
-    _compare(settings, hydra.compose("train", chosen), "")
+    expected = hydra.compose("train", chosen)
+    _compare(settings, expected, "")
+    for group in GROUPS:
+        name, of_file = settings[group]["name"], expected[group]["name"]
+        if name != of_file:
+            options = GlobalHydra.instance().config_loader().get_group_options(group)
+            raise ValueError(
+                f"{group}.name is {name!r}, but the settings beside it are those of {of_file!r}; choose one of "
+                f"{', '.join(f'{group}={option}' for option in options)} instead."
+            )
 
 
 def _compare(settings: Mapping[str, Any], expected: Any, prefix: str) -> None:
+    for key in expected:
+        if key not in settings:
+            raise ValueError(f"The setting {prefix}{key} is missing; it cannot be taken away with ~{prefix}{key}.")
     for key, value in settings.items():
         name = prefix + str(key)
         if OmegaConf.is_missing(expected, key):  # `in` would deny that it is there

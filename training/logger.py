@@ -21,16 +21,6 @@ class NoLogger:
         """Do nothing."""
 
 
-def check_logger(name: str) -> None:
-    """Refuse a logger that there is not.
-
-    Raises:
-        ValueError: it is unknown.
-    """
-    if name not in ("none", "wandb"):
-        raise ValueError(f"There is no logger {name!r}; choose logger=wandb_offline, wandb_online or none.")
-
-
 def open_logger(settings: Mapping[str, Any], run: RunDirectory | None):
     """Open the logger that the settings ask for and bring it up to date with the rows that the run has already.
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
 from training.run_directory import OVERRIDES, RESUMED_WITH, most_recent_run, read_json
 
 # What must stay as it was when a run is resumed. The data may move; `require_same_data` sees to their content.
@@ -58,8 +60,8 @@ def rewrite_resume(arguments: list[str]) -> list[str]:
 
 def place_of_runs(arguments: Sequence[str]) -> Path:
     """The folder that a command line has its run directories made in, relative to the checkout."""
-    places = [argument.removeprefix("runs=") for argument in arguments if argument.startswith("runs=")]
-    return Path(places[-1] if places else "runs")
+    places = [argument for argument in arguments if argument.startswith("runs=")]
+    return Path(str(OverridesParser.create().parse_override(places[-1]).value()) if places else "runs")
 
 
 def refuse_changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:

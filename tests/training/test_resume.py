@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.resume import refuse_changes, rewrite_resume
+from training.resume import place_of_runs, refuse_changes, rewrite_resume
 
 ROOT = Path(__file__).parents[2]
 # 87 steps are an epoch, so the run ends in its second; the three intervals have no common multiple within it.
@@ -202,6 +202,11 @@ def test_run_that_never_saved_a_checkpoint(launcher, copied, assert_one_line):
 @pytest.mark.parametrize("arguments", [["-r", "-m", "seed=0,1"], ["--multirun", "--resume"], ["-r", "-r"]])
 def test_one_run_at_a_time(launcher, assert_one_line, arguments):
     assert_one_line(launcher.call(*arguments), "resume", "-r")
+
+
+def test_folder_of_runs_as_hydra_reads_it():
+    assert place_of_runs(["seed=1"]) == Path("runs")
+    assert place_of_runs(["runs=elsewhere", r"runs='a b/it\'s'"]) == Path("a b/it's")
 
 
 def test_command_line_of_a_resume(tmp_path):
