@@ -241,12 +241,11 @@ def curves(table: str, records: dict[str, list[dict[str, Any]]]) -> list[tuple[s
     """What the validation said in the course of the runs of a table: label, steps and values of each."""
     lines = []
     for row in (row for row in ROWS if row.experiment.startswith(table)):
-        for record in records[row.experiment]:
-            label = f"{row.experiment.partition('/')[2]} ({what_ran(record)})"
-            if len(records[row.experiment]) > 1:
-                label += f", seed {record['seed']}"
-            values = [point[f"validation/{metric_of(record)}"] for point in record["curve"]]
-            lines.append((label, [point["step"] for point in record["curve"]], values))
+        for runs in by_setting(records[row.experiment]):
+            label = f"{row.experiment.partition('/')[2]} ({what_ran(runs[0])}, n = {len(runs)})"
+            for record in runs:
+                values = [point[f"validation/{metric_of(record)}"] for point in record["curve"]]
+                lines.append((label, [point["step"] for point in record["curve"]], values))
     return lines
 
 

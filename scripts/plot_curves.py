@@ -48,17 +48,23 @@ def draw(
     """Draw curves into one picture.
 
     Args:
-        lines: label, places on the axis and values of each curve.
+        lines: label, places on the axis and values of each curve; those of one label, such as the seeds of a row,
+            share a colour and a line of the legend.
         axis, metric: what these are.
         output: the picture, in the format that its name says.
         metadata: kept in the picture, which must then be a PNG.
     """
     figure, axes = plt.subplots(figsize=(8, 5))
+    labels = list(dict.fromkeys(label for label, _, _ in lines))
+    palette = plt.colormaps["tab10" if len(labels) <= 10 else "tab20"].colors
     for label, places, values in lines:
-        axes.plot(places, values, label=label, marker="." if len(places) < 50 else None)
+        colour = palette[labels.index(label) % len(palette)]
+        axes.plot(places, values, label=label, color=colour, marker="." if len(places) < 50 else None)
     axes.set(xlabel=axis, ylabel=metric.replace("_", " "))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    handles, names = axes.get_legend_handles_labels()
+    legend = dict(zip(names, handles, strict=True))
+    axes.legend(legend.values(), legend.keys(), fontsize=7)
     figure.tight_layout()
     figure.savefig(output, dpi=150, metadata=metadata or None)
     plt.close(figure)

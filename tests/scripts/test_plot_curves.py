@@ -1,6 +1,9 @@
 """The curves of runs as a picture (Figure 6)."""
 
+import matplotlib.pyplot as plt
 from matplotlib.image import imread
+
+from scripts.plot_curves import draw
 
 
 def test_picture_of_two_runs(call_script, text_runs, tmp_path):
@@ -11,6 +14,17 @@ def test_picture_of_two_runs(call_script, text_runs, tmp_path):
         pixels = imread(picture)
         assert pixels.shape[:2] == (750, 1200) and len(set(pixels[..., 0].flatten().tolist())) > 10
     assert (tmp_path / "curves.png").read_bytes() != (tmp_path / "loss.png").read_bytes()
+
+
+def test_seeds_of_a_row_share_a_colour_and_a_line_of_the_legend(monkeypatch, tmp_path):
+    kept = []
+    monkeypatch.setattr(plt, "close", kept.append)
+    lines = [(label, [0, 1], [seed, 1]) for label in ("plain", "hyper") for seed in (0, 1)]
+    draw(lines, "step", "validation/error", tmp_path / "curves.png")
+    (axes,) = kept[0].axes
+    colours = [line.get_color() for line in axes.get_lines()]
+    assert colours[0] == colours[1] != colours[2] == colours[3]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["plain", "hyper"]
 
 
 def test_mistakes(assert_no_picture, text_runs, image_run, tmp_path):
