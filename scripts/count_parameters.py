@@ -6,8 +6,10 @@ python scripts/count_parameters.py
 """
 
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import hydra
 import torch
@@ -60,13 +62,20 @@ def rows() -> list[tuple[str, str, int, str]]:
 
 
 def count_experiment(experiment: str) -> int:
-    """The parameters of the character model of a configured experiment, which takes no memory here."""
+    """The parameters of the character model of a configured experiment."""
     with hydra.initialize_config_dir(str(PROJECT / "configs"), version_base="1.3"):
-        settings = hydra.compose("train", [f"experiment={experiment}"])
-    # Which characters they are does not matter.
-    vocabulary = "".join(map(chr, range(VOCABULARY_SIZE[settings.dataset.name])))
+        return count_character_model(hydra.compose("train", [f"experiment={experiment}"]))
+
+
+def count_character_model(settings: Mapping[str, Any]) -> int:
+    """The parameters of the character model of a configuration, which takes no memory here.
+
+    A text that is not the paper's counts as one of as many characters as enwik8 has.
+    """
+    size = VOCABULARY_SIZE.get(settings["dataset"]["name"], VOCABULARY_SIZE["enwik8"])
+    vocabulary = "".join(map(chr, range(size)))  # which characters they are does not matter
     with torch.device("meta"):
-        return count(build_character_model(settings.main_net, settings.hypernet, vocabulary))
+        return count(build_character_model(settings["main_net"], settings["hypernet"], vocabulary))
 
 
 def main() -> None:

@@ -11,22 +11,18 @@ batch_norm_statistics.jsonl from the script of that name.
 import argparse
 import hashlib
 import json
-import re
 import statistics
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout, for its packages
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from PIL import Image
 
 from scripts.benchmarks import report
-from scripts.paper_tables import ROWS, Row, experiment_of
-from scripts.plot_curves import draw
+from scripts.paper_tables import ROWS, Row
+from scripts.plot_curves import Curve, draw
+from scripts.records import METRICS, Record, Records, by_setting, figures_of, metric_of, peak_rate, read_records
 from training.command_line import one_line_errors
 from training.provenance import short
 from training.run_directory import read_json, read_json_lines
@@ -37,64 +33,12 @@ TITLES = {
     "table4": "Table 4: enwik8, bits per character",
     "table7": "Table 7: MNIST, error in percent",
 }
-METRICS = {"error": 2, "bits_per_character": 3}  # digits after the point
 DATASETS = {"table2": "cifar10", "table3": "ptb_char", "table4": "enwik8", "table7": "mnist"}  # of the paper
 EXAMPLES = {"error": "images", "bits_per_character": "characters"}
-WITHOUT_EFFECT = ("runs", "logger", "compile")  # on what a run comes to, but for rounding
 BEGIN, END = "<!-- made by scripts/make_tables.py -->", "<!-- end of what it made -->"
 
 
-def read_records(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """The records of each experiment, in the order of their names.
-
-    Raises:
-        ValueError: a record of no row of the paper.
-    """
-    records: dict[str, list[dict[str, Any]]] = {row.experiment: [] for row in ROWS}
-    for path in sorted(folder.glob("*.json")):
-        record = read_json(path)
-        try:
-            recorded_meaning(record)
-            records[experiment_of(record["command"])].append(record)
-        except (KeyError, TypeError):
-            raise ValueError(f"{path} is not a record of a run; see scripts/record_result.py.") from None
-        except (ValueError, HydraException) as problem:
-            raise ValueError(f"The record {path} has no place: {problem}") from None
-    return records
-
-
-def meaning(overrides: Sequence[str]) -> dict[str, Any]:
-    """Key -> value of what makes two command lines the same run; a sweep writes false as False, for example."""
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    values = {"seed": 0} | {override.key_or_group: override.value() for override in parsed}
-    return {key: value for key, value in values.items() if key not in WITHOUT_EFFECT}
-
-
-def recorded_meaning(record: dict[str, Any]) -> dict[str, Any]:
-    """The `meaning` of the command of a record."""
-    return meaning(re.split(r" (?=[^ =]+=)", record["command"])[1:])  # without "python train.py"
-
-
-def by_setting(records: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Put together the runs that differ in the seed alone."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for record in records:
-        values = recorded_meaning(record) | {"seed": None, "split_seed": None, "steps": record["steps"]}
-        groups.setdefault(str(sorted(values.items(), key=str)), []).append(record)
-    return list(groups.values())
-
-
-def metric_of(record: dict[str, Any]) -> str:
-    """Which metric the record has."""
-    return next(metric for metric in METRICS if f"test_{metric}" in record)
-
-
-def figures_of(record: dict[str, Any]) -> dict[str, float]:
-    """The metric of the record on every split that it has, by the name in the record."""
-    return {key: record[key] for key in record if re.fullmatch(rf"(test|validation)_(\w+_)?{metric_of(record)}", key)}
-
-
-def figure(runs: list[dict[str, Any]], key: str) -> str:
+def figure(runs: list[Record], key: str) -> str:
     """The mean of a figure, with the standard deviation where there are several runs."""
     digits = METRICS[metric_of(runs[0])]
     values = [run[key] for run in runs]
@@ -102,7 +46,7 @@ def figure(runs: list[dict[str, Any]], key: str) -> str:
     return f"{statistics.mean(values):.{digits}f}{deviation}"
 
 
-def difference(row: Row, runs: list[dict[str, Any]]) -> str:
+def difference(row: Row, runs: list[Record]) -> str:
     """Ours minus the paper's, on the test set; nothing if ours read other data (data/README.md)."""
     metric = metric_of(runs[0])
     if runs[0]["settings"]["dataset"]["name"] != DATASETS[row.experiment.partition("/")[0]]:
@@ -112,17 +56,17 @@ def difference(row: Row, runs: list[dict[str, Any]]) -> str:
     return f"{statistics.mean(run[f'test_{metric}'] for run in runs) - row.test:+.{METRICS[metric]}f}"
 
 
-def what_ran(record: dict[str, Any]) -> str:
+def what_ran(record: Record) -> str:
     """The main network, with its size, and the data set of a run."""
     return f"{record['settings']['main_net']['label']} on {record['settings']['dataset']['name']}"
 
 
-def printed(row: Row) -> str:
-    """The metric as printed in the paper."""
-    return f"{row.test:.{2 if row.experiment.startswith(('table2', 'table7')) else 3}f}"
+def printed(row: Row, value: float) -> str:
+    """A metric with as many digits as the paper prints."""
+    return f"{value:.{2 if row.experiment.startswith(('table2', 'table7')) else 3}f}"
 
 
-def table_lines(table: str, records: dict[str, list[dict[str, Any]]]) -> list[str]:
+def table_lines(table: str, records: Records) -> list[str]:
     """The rows of a table with the paper's figures and ours."""
     lines = [
         "| network | paper, test | ours, test | difference | ours, validation (paper's) | parameters, printed "
@@ -130,12 +74,14 @@ def table_lines(table: str, records: dict[str, list[dict[str, Any]]]) -> list[st
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in (row for row in ROWS if row.experiment.startswith(table)):
-        paper = f"| {row.network} | {printed(row)}"
+        paper = f"| {row.network} | {printed(row, row.test)}"
         if not records[row.experiment]:
             lines.append(f"{paper} | not run | | | {row.parameters} | {row.counted:,} | | | | |")
         for runs in by_setting(records[row.experiment]):
             metric, first = metric_of(runs[0]), runs[0]
-            validation = figure(runs, f"validation_{metric}") + (f" ({row.validation:.3f})" if row.validation else "")
+            validation = figure(runs, f"validation_{metric}")
+            if row.validation:
+                validation += f" ({printed(row, row.validation)})"
             steps = f"{first['steps']:,}" + (f" ({row.steps:,})" if row.steps else "")
             epochs = f"{first['epochs']:.1f}"
             if row.steps:
@@ -149,7 +95,7 @@ def table_lines(table: str, records: dict[str, list[dict[str, Any]]]) -> list[st
     return lines
 
 
-def run_lines(record: dict[str, Any]) -> list[str]:
+def run_lines(record: Record) -> list[str]:
     """What a page says of one run."""
     metric = metric_of(record)
     commits = list(dict.fromkeys(short(session["commit"]) for session in record["sessions"]))
@@ -165,19 +111,13 @@ def run_lines(record: dict[str, Any]) -> list[str]:
     return lines + ([f"  {record['note']}"] if "note" in record else [])
 
 
-def what_was_tried(record: dict[str, Any]) -> tuple[str, int, int, float]:
+def what_was_tried(record: Record) -> tuple[str, int, int, float]:
     """The order of trials on a page: those that differ in the rate alone stand together."""
     settings = record["settings"]
     return what_ran(record), settings["dataset"]["batch_size"], record["steps"], peak_rate(record)
 
 
-def peak_rate(record: dict[str, Any]) -> float:
-    """The highest learning rate of a run."""
-    schedule = record["settings"]["schedule"]
-    return schedule.get("peak") or schedule.get("rate") or max(schedule["rates"])
-
-
-def tuning_lines(table: str, tried: dict[str, list[dict[str, Any]]]) -> list[str]:
+def tuning_lines(table: str, tried: Records) -> list[str]:
     """Short runs with several peak rates, and what they reached on validation."""
     rows = []
     for row in (row for row in ROWS if row.experiment.startswith(table)):
@@ -222,8 +162,8 @@ def batch_norm_lines(table: str, results: Path) -> list[str]:
     return ["## Statistics of batch norm", "", *introduction, "", *head, *rows, ""]
 
 
-def page(table: str, records: dict[str, list[dict[str, Any]]], results: Path) -> str:
-    """The page of a table."""
+def page(table: str, records: Records, tried: Records, results: Path) -> str:
+    """The page of a table: its rows, what they mean, the runs, and what was tried."""
     comment = results / "comments" / f"{table}.md"
     parts = [f"# {TITLES[table]}", "", *table_lines(table, records), ""]
     if comment.exists():
@@ -233,11 +173,11 @@ def page(table: str, records: dict[str, list[dict[str, Any]]], results: Path) ->
     if runs:
         parts += [f"![Validation in the course of training]({table}.png)", "", "## Runs", "", *runs, ""]
     parts += batch_norm_lines(table, results)
-    parts += tuning_lines(table, read_records(results / "tuning"))
+    parts += tuning_lines(table, tried)
     return "\n".join(parts)
 
 
-def curves(table: str, records: dict[str, list[dict[str, Any]]]) -> list[tuple[str, list[float], list[float]]]:
+def curves(table: str, records: Records) -> list[Curve]:
     """What the validation said in the course of the runs of a table: label, steps and values of each."""
     lines = []
     for row in (row for row in ROWS if row.experiment.startswith(table)):
@@ -249,23 +189,19 @@ def curves(table: str, records: dict[str, list[dict[str, Any]]]) -> list[tuple[s
     return lines
 
 
-def digest(lines: list[tuple[str, list[float], list[float]]]) -> str:
+def digest(lines: list[Curve]) -> str:
     """Of the figures that a picture shows, kept in it, since its pixels depend on fonts."""
     return hashlib.sha256(json.dumps(lines).encode()).hexdigest()
 
 
-def pictures(project: Path) -> dict[Path, list[tuple[str, list[float], list[float]]]]:
-    """Path -> curves of every picture whose place has none, or one of other figures."""
-    records = read_records(project / "results" / "runs")
+def pictures(project: Path, records: Records) -> dict[Path, list[Curve]]:
+    """Path -> curves of every picture whose place has none, or one of other figures; no curves, no picture."""
     made = {project / "results" / f"{table}.png": curves(table, records) for table in TITLES}
-    return {
-        path: lines
-        for path, lines in made.items()
-        if lines and (not path.exists() or Image.open(path).info.get("Figures") != digest(lines))
-    }
+    shown = {path: Image.open(path).info.get("Figures") if path.exists() else None for path in made}
+    return {path: lines for path, lines in made.items() if shown[path] != (digest(lines) if lines else None)}
 
 
-def summary_lines(records: dict[str, list[dict[str, Any]]], link: str) -> list[str]:
+def summary_lines(records: Records, link: str) -> list[str]:
     """All rows of the paper, with what there is of ours."""
     lines = [
         "| experiment | paper, test | ours, test | ours, validation | our run |",
@@ -273,7 +209,7 @@ def summary_lines(records: dict[str, list[dict[str, Any]]], link: str) -> list[s
     ]
     for row in ROWS:
         table = row.experiment.partition("/")[0]
-        name = f"| [`{row.experiment}`]({link}{table}.md) | {printed(row)}"
+        name = f"| [`{row.experiment}`]({link}{table}.md) | {printed(row, row.test)}"
         if not records[row.experiment]:
             lines.append(f"{name} | not run | | |")
         for runs in by_setting(records[row.experiment]):
@@ -285,11 +221,11 @@ def summary_lines(records: dict[str, list[dict[str, Any]]], link: str) -> list[s
     return lines
 
 
-def pages(project: Path) -> dict[Path, str]:
-    """Path -> content of everything that this script makes."""
+def pages(project: Path, records: Records) -> dict[Path, str]:
+    """Path -> content of every page that this script makes."""
     results = project / "results"
-    records = read_records(results / "runs")
-    made = {results / f"{table}.md": page(table, records, results) for table in TITLES}
+    tried = read_records(results / "tuning")
+    made = {results / f"{table}.md": page(table, records, tried, results) for table in TITLES}
     performance = read_json(results / "performance.json")
     precision_runs = [read_json(path) for path in sorted((results / "precision").glob("*.json"))]
     made[results / "performance.md"] = report.page(performance, precision_runs)
@@ -309,7 +245,8 @@ def write(project: Path, check: bool = False) -> None:
     Raises:
         ValueError: something differs, and this should only be a check.
     """
-    made, drawn = pages(project), pictures(project)
+    records = read_records(project / "results" / "runs")
+    made, drawn = pages(project, records), pictures(project, records)
     differing = [path for path, text in made.items() if not path.exists() or path.read_text() != text]
     if check and (differing or drawn):
         names = ", ".join(str(path.relative_to(project)) for path in [*differing, *drawn])
@@ -317,7 +254,9 @@ def write(project: Path, check: bool = False) -> None:
     for path in differing:
         path.write_text(made[path])
     for path, lines in drawn.items():
-        draw(lines, "step", f"validation {TITLES[path.stem].rpartition(', ')[2]}", path, Figures=digest(lines))
+        path.unlink(missing_ok=True)
+        if lines:
+            draw(lines, "step", f"validation {TITLES[path.stem].rpartition(', ')[2]}", path, Figures=digest(lines))
     for path in [*differing, *drawn]:
         print(path.relative_to(project))
 

@@ -18,6 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout,
 from training.command_line import one_line_errors
 from training.run_directory import METRICS, read_rows
 
+Curve = tuple[str, list[float], list[float]]  # label, places on the axis, values
+
 
 def curve(run: Path, axis: str, metric: str | None) -> tuple[list[float], list[float], str]:
     """The places on the axis and the values of a run's metric, and the metric's name.
@@ -42,9 +44,7 @@ def curve(run: Path, axis: str, metric: str | None) -> tuple[list[float], list[f
     return [row[axis] for row in kept], [row[metric] for row in kept], metric
 
 
-def draw(
-    lines: Sequence[tuple[str, list[float], list[float]]], axis: str, metric: str, output: Path, **metadata: str
-) -> None:
+def draw(lines: Sequence[Curve], axis: str, metric: str, output: Path, **metadata: str) -> None:
     """Draw curves into one picture.
 
     Args:
@@ -83,7 +83,10 @@ def main() -> None:
         names = {name for _, _, name in curves}
         if len(names) > 1:
             raise ValueError(f"The runs have different metrics, {', '.join(sorted(names))}; choose one with --metric.")
-        lines = [(run.name, *curve[:2]) for run, curve in zip(arguments.runs, curves, strict=True)]
+        labels = [run.name for run in arguments.runs]
+        if len(set(labels)) < len(labels):  # of several folders of runs
+            labels = [str(run) for run in arguments.runs]
+        lines = [(label, *curve[:2]) for label, curve in zip(labels, curves, strict=True)]
         draw(lines, arguments.axis, names.pop(), arguments.output)
 
 

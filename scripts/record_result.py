@@ -11,7 +11,8 @@ import json
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout, for its packages
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT))  # the checkout, for its packages
 
 from scripts.paper_tables import experiment_of
 from training.command_line import one_line_errors
@@ -53,7 +54,7 @@ def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+")
-    parser.add_argument("--to", type=Path, default=Path("results/runs"))
+    parser.add_argument("--to", type=Path, default=PROJECT / "results" / "runs")
     parser.add_argument("--note")
     arguments = parser.parse_args()
     with one_line_errors("record_result.py"):

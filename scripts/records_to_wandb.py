@@ -12,13 +12,15 @@ import shutil
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the checkout, for its packages
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT))  # the checkout, for its packages
 
-from scripts.make_tables import figures_of
+from scripts.records import check_record, figures_of
 from training.command_line import one_line_errors
 from training.run_directory import read_json
 from training.wandb_logger import WandbLogger
 
+TAGS = (("dataset", "name"), ("main_net", "label"), ("hypernet", "name"), ("budget", "name"))  # as a run has them
 ABOUT = ("command", "commit", "versions", "hardware", "precision", "seconds", "best_step", "note")
 
 
@@ -30,13 +32,12 @@ def to_wandb(path: Path, to: Path) -> Path:
     """
     try:
         record = read_json(path)
-        name, settings, curve, figures = record["name"], record["settings"], record["curve"], figures_of(record)
-        parameters = record["parameters"]
-        if name != path.stem:  # the name leads to a directory that is removed: it must not lead elsewhere
-            raise ValueError
-        group, tags, project = (settings["logger"][key] for key in ("group", "tags", "project"))
-    except (OSError, ValueError, KeyError, TypeError, StopIteration):
-        raise ValueError(f"{path} is not a record of a run; results/runs/ has ours, see record_result.py.") from None
+    except OSError as error:
+        raise ValueError(f"{path} is not a record: {error.strerror}; results/runs/ has ours.") from None
+    check_record(path, record)
+    name, settings = record["name"], record["settings"]
+    if name != path.stem:  # the name leads to a directory that is removed: it must not lead elsewhere
+        raise ValueError(f"{path} is not a record under its own name, {name!r}; rename it.")
     run = to / name
     if run.exists():
         return run
@@ -46,17 +47,17 @@ def to_wandb(path: Path, to: Path) -> Path:
     logger = WandbLogger(
         unfinished,
         mode="offline",
-        project=project,
+        project="hypernetworks",
         entity=None,
         name=name,
-        group=group,
+        group=record["table"],
         job_type="record",
-        tags=tags,
+        tags=[settings[group][key] for group, key in TAGS],
         config=settings | {"record": {key: record[key] for key in ABOUT if key in record}},
     )
-    for row in curve:
+    for row in record["curve"]:
         logger.log(row)
-    logger.summary(figures | {"parameters": parameters})
+    logger.summary(figures_of(record) | {"parameters": record["parameters"]})
     logger.finish()
     unfinished.rename(run)
     return run
@@ -65,9 +66,8 @@ def to_wandb(path: Path, to: Path) -> Path:
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ours = Path(__file__).resolve().parent.parent / "results" / "runs"
-    parser.add_argument("records", type=Path, nargs="*", default=sorted(ours.glob("*.json")))
-    parser.add_argument("--to", type=Path, default=Path("runs/recorded"))
+    parser.add_argument("records", type=Path, nargs="*", default=sorted((PROJECT / "results" / "runs").glob("*.json")))
+    parser.add_argument("--to", type=Path, default=PROJECT / "runs" / "recorded")
     arguments = parser.parse_args()
     with one_line_errors("records_to_wandb.py"):
         for path in arguments.records:

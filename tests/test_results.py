@@ -1,4 +1,4 @@
-"""Every figure that the pages show comes from a record."""
+"""Every figure that the pages show comes from a record, but for those in the text of results/comments/."""
 
 import json
 import shutil
@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from scripts.count_parameters import rows
-from scripts.make_tables import metric_of, write
+from scripts.make_tables import write
 from scripts.paper_tables import ROWS
+from scripts.records import metric_of
 
 PROJECT = Path(__file__).resolve().parents[1]
 RECORDS = [path for folder in ("runs", "tuning") for path in sorted((PROJECT / "results" / folder).glob("*.json"))]
@@ -84,12 +85,57 @@ def test_seeds_are_averaged_and_missing_rows_say_so(copy):
     del record["test_lossless_error"]  # of a copy with altered test images, which is not compared with the paper
     for seed, error in enumerate((8.0, 9.0, 10.0)):
         command = f"{record['command']} seed={seed}"
-        changes = {"seed": seed, "test_error": error, "command": command, "name": f"run{seed}"}
+        settings = record["settings"] | {"seed": seed}
+        changes = {"seed": seed, "test_error": error, "command": command, "name": f"run{seed}", "settings": settings}
         (runs / f"run{seed}.json").write_text(json.dumps(record | changes))
     write(copy)
     rows = (copy / "results" / "table2.md").read_text().splitlines()
     assert any("| Hyper WRN-40-1 | 8.02 | 9.00 ± 1.00 | +0.98 |" in row and row.endswith("| 3 |") for row in rows)
     assert any(row.startswith("| WRN-40-1 | 6.73 | not run |") for row in rows)
+
+
+@pytest.mark.parametrize("change", ["split_seed", "precision", "rate"])
+def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(copy, change):
+    runs = copy / "results" / "runs"
+    (record,) = (json.loads(path.read_text()) for path in runs.glob("cifar10-wrn_40_2-none-*.json"))
+    settings = record["settings"]
+    if change == "split_seed":
+        record |= {"settings": settings | {"split_seed": 1}}
+    elif change == "precision":  # auto, on another processor
+        record |= {"precision": "float32"}
+    else:
+        record |= {"settings": settings | {"schedule": settings["schedule"] | {"peak": 0.1}}}  # of the same command
+    (runs / "other.json").write_text(json.dumps(record | {"name": "other"}))
+    write(copy)
+    rows = (copy / "results" / "table2.md").read_text().splitlines()
+    assert sum(row.startswith("| WRN-40-2 ") and row.endswith("| 1 |") for row in rows) == 2
+
+
+def test_two_records_of_one_run_are_refused(copy):
+    record = next((copy / "results" / "runs").glob("cifar10-*.json"))
+    shutil.copy(record, record.with_name("cifar10-once-more.json"))
+    with pytest.raises(ValueError, match="is of the same run as .*; remove one of them"):
+        write(copy)
+
+
+@pytest.mark.parametrize("missing", ["command", "settings", "curve", "test_error"])
+def test_what_is_no_record_is_named(copy, missing):
+    path = next((copy / "results" / "runs").glob("cifar10-*.json"))
+    record = json.loads(path.read_text())
+    del record[missing]
+    path.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=f"{path.name} is not a record of a run, it has no {missing}"):
+        write(copy)
+
+
+def test_picture_of_no_records_goes(copy):
+    for path in (copy / "results" / "runs").glob("wiki_6mb-*"):
+        path.unlink()
+    with pytest.raises(ValueError, match="results/table4.png"):
+        write(copy, check=True)
+    write(copy)
+    assert not (copy / "results" / "table4.png").exists()
+    write(copy, check=True)
 
 
 def test_other_data_is_not_compared_with_the_paper(copy):

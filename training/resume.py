@@ -54,7 +54,7 @@ def rewrite_resume(arguments: list[str]) -> list[str]:
     given = [*before, *after]
     overrides = [each for each in given if not each.startswith("-") and ("=" in each or each[:1] in ("+", "~"))]
     flags = [each for each in given if each not in overrides]  # such as --cfg job; argparse wants them in one place
-    merged = {_key(override): override for override in [*saved, *overrides]}
+    merged = {key_of_override(override): override for override in [*saved, *overrides]}
     return [*merged.values(), f"resume={_quoted(str(run))}", *flags]
 
 
@@ -70,7 +70,7 @@ def refuse_changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     Raises:
         ValueError: naming every key of the architecture, the data set, the seeds or the optimizer that differs.
     """
-    before, after = _flat(earlier), _flat(now)
+    before, after = flat(earlier), flat(now)
     changed = [
         f"{key} (was {before.get(key)!r}, now {after.get(key)!r})"
         for key in sorted(before.keys() | after.keys())
@@ -82,17 +82,19 @@ def refuse_changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         raise ValueError(f"A resumed run cannot change {', '.join(changed)}; start a new run for that.")
 
 
-def _key(override: str) -> str:
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values with their keys put together: {"a": {"b": 1}} as {"a.b": 1}."""
+    values: dict[str, Any] = {}
+    for key, value in tree.items():
+        values |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return values
+
+
+def key_of_override(override: str) -> str:
+    """The key or the group that an override of Hydra's sets."""
     return override.split("=", 1)[0].lstrip("+~")
 
 
 def _quoted(text: str) -> str:
     """A string in the grammar of Hydra's overrides."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat

@@ -384,6 +384,16 @@ def test_our_records_can_be_compared_in_the_dashboard(tmp_path, run_in_process):
             }
 
 
+def test_record_of_a_run_without_wandb_files(tmp_path, run_in_process):
+    path = tmp_path / "one.json"
+    record = json.loads(next((ROOT / "results" / "runs").glob("mnist-*.json")).read_text())
+    path.write_text(json.dumps(record | {"name": "one", "settings": record["settings"] | {"logger": {"name": "none"}}}))
+    arguments = (str(path), "--to", str(tmp_path / "recorded"))
+    done = run_in_process(ROOT / "scripts" / "records_to_wandb.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert len(fragments(tmp_path / "recorded" / "one")) == 1
+
+
 def test_what_is_no_record_makes_no_run(tmp_path, run_in_process):
     (tmp_path / "other.json").write_text('{"name": "other", "settings": {}, "curve": []}')
     ours = json.loads(next((ROOT / "results" / "runs").glob("cifar10-*.json")).read_text())
