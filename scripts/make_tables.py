@@ -70,13 +70,13 @@ def table_lines(table: str, records: Records) -> list[str]:
     """The rows of a table with the paper's figures and ours."""
     lines = [
         "| network | paper, test | ours, test | difference | ours, validation (paper's) | parameters, printed "
-        "| counted | of our run | steps (paper's) | epochs (paper's) | runs |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| counted | of our run | steps (paper's) | epochs (paper's) | peak rate | runs |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in (row for row in ROWS if row.experiment.startswith(table)):
         paper = f"| {row.network} | {printed(row, row.test)}"
         if not records[row.experiment]:
-            lines.append(f"{paper} | not run | | | {row.parameters} | {row.counted:,} | | | | |")
+            lines.append(f"{paper} | not run | | | {row.parameters} | {row.counted:,} | | | | | |")
         for runs in by_setting(records[row.experiment]):
             metric, first = metric_of(runs[0]), runs[0]
             validation = figure(runs, f"validation_{metric}")
@@ -90,7 +90,7 @@ def table_lines(table: str, records: Records) -> list[str]:
                 f"{paper} | {figure(runs, f'test_{metric}')} | {difference(row, runs)} "
                 f"| {validation} | {row.parameters} | {row.counted:,} "
                 f"| {first['parameters']:,} ({what_ran(first)}) | {steps} "
-                f"| {epochs} | {len(runs)} |"
+                f"| {epochs} | {peak_rate(first):g} | {len(runs)} |"
             )
     return lines
 
@@ -182,7 +182,7 @@ def curves(table: str, records: Records) -> list[Curve]:
     lines = []
     for row in (row for row in ROWS if row.experiment.startswith(table)):
         for runs in by_setting(records[row.experiment]):
-            label = f"{row.experiment.partition('/')[2]} ({what_ran(runs[0])}, n = {len(runs)})"
+            label = f"{row.experiment.partition('/')[2]} ({what_ran(runs[0])}, {peak_rate(runs[0]):g}, n = {len(runs)})"
             for record in runs:
                 values = [point[f"validation/{metric_of(record)}"] for point in record["curve"]]
                 lines.append((label, [point["step"] for point in record["curve"]], values))
@@ -214,7 +214,7 @@ def summary_lines(records: Records, link: str) -> list[str]:
             lines.append(f"{name} | not run | | |")
         for runs in by_setting(records[row.experiment]):
             metric, first = metric_of(runs[0]), runs[0]
-            ours = f"{what_ran(first)}, {first['epochs']:.1f} epochs, n = {len(runs)}"
+            ours = f"{what_ran(first)}, {first['epochs']:.1f} epochs, peak rate {peak_rate(first):g}, n = {len(runs)}"
             lines.append(
                 f"{name} | {figure(runs, f'test_{metric}')} | {figure(runs, f'validation_{metric}')} | {ours} |"
             )
