@@ -15,6 +15,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))  # the checkout, for its packages
 
 from scripts.paper_tables import experiment_of
+from scripts.records import read_records, require_new
 from training.command_line import one_line_errors
 from training.run_directory import RESULT, SESSIONS, read_json, read_rows
 
@@ -23,7 +24,8 @@ def record(run: Path, to: Path, note: str | None) -> Path:
     """Write the record of one run; return its path.
 
     Raises:
-        ValueError: the run has not finished or is of no row of a table, or a different record of its name exists.
+        ValueError: the run has not finished or is of no row of a table, or there is another record of its name or of
+            the same settings and seed.
     """
     if not (run / RESULT).exists():
         raise ValueError(
@@ -31,7 +33,7 @@ def record(run: Path, to: Path, note: str | None) -> Path:
         )
     result = read_json(run / RESULT)
     try:
-        experiment_of(result["command"])
+        experiment = experiment_of(result["command"])
     except ValueError as problem:
         raise ValueError(f"{run} has no place among the records: {problem}") from None
     curve = [row for row in read_rows(run) if any(name.startswith("validation/") for name in row)]
@@ -45,6 +47,8 @@ def record(run: Path, to: Path, note: str | None) -> Path:
     path = to / f"{result['name']}.json"
     if path.exists() and path.read_text() != content:
         raise ValueError(f"{path} exists with other content; remove it first if it should be replaced.")
+    others = [other for other in read_records(to)[experiment] if other["name"] != result["name"]]
+    require_new(path, result, others)
     to.mkdir(parents=True, exist_ok=True)
     path.write_text(content)
     return path

@@ -43,11 +43,20 @@ def read_records(folder: Path) -> Records:
             others = records[experiment_of(record["command"])]
         except ValueError as problem:
             raise ValueError(f"The record {path} has no place: {problem}") from None
-        for other in others:
-            if key_of(other) == key_of(record):
-                raise ValueError(f"{path} is of the same run as {other['name']}; remove one of them, whatever it says.")
+        require_new(path, record, others)
         others.append(record)
     return records
+
+
+def require_new(path: Path, record: Record, others: list[Record]) -> None:
+    """Refuse a second record of a run, of which a table could show the better one.
+
+    Raises:
+        ValueError: naming the other one.
+    """
+    for other in others:
+        if key_of(other) == key_of(record):
+            raise ValueError(f"{path} is of the same run as {other['name']}; keep one of them, whatever it says.")
 
 
 def check_record(path: Path, record: Any) -> None:

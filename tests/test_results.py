@@ -114,7 +114,7 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(copy, change):
 def test_two_records_of_one_run_are_refused(copy):
     record = next((copy / "results" / "runs").glob("cifar10-*.json"))
     shutil.copy(record, record.with_name("cifar10-once-more.json"))
-    with pytest.raises(ValueError, match="is of the same run as .*; remove one of them"):
+    with pytest.raises(ValueError, match="is of the same run as .*; keep one of them"):
         write(copy)
 
 

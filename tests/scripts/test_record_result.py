@@ -36,3 +36,7 @@ def test_a_record_is_not_overwritten(call_script, assert_refused, image_run, tmp
     assert not {"root", "path"} & set(kept["settings"]["dataset"])
     assert_refused(SCRIPT, run, "--to", records, "--note", "not alone", words=("exists with other content", "remove"))
     assert record.read_text() == content
+    again = shutil.copytree(run, tmp_path / "again")
+    (again / "result.json").write_text(json.dumps(result | {"name": "again", "test_error": 0.0}))
+    assert_refused(SCRIPT, again, "--to", records, words=("again.json is of the same run as", image_run.name))
+    assert len(list(records.iterdir())) == 1
