@@ -130,9 +130,9 @@ def is_of(run: Path, job: Job) -> bool:
     resumed_with = map(key_of_override, read_json(run / RESUMED_WITH, []))
     return (
         f"experiment={job.experiment}" in read_json(run / OVERRIDES)
+        and any(run.glob("checkpoint*.pt"))  # before anything else is read: a run killed at its start has little
         and identity(read_settings(run)) == identity(job.settings)
         and all(key in NEUTRAL for key in resumed_with)
-        and any(run.glob("checkpoint*.pt"))
     )
 
 
@@ -209,7 +209,7 @@ def launch(jobs: Sequence[Job], launcher: str) -> None:
     """
     seeds_of: dict[str, list[str]] = {}
     for job in jobs:
-        seeds_of.setdefault(job.experiment, []).append(job.overrides[-1].removeprefix("seed="))
+        seeds_of.setdefault(job.experiment, []).append(str(job.settings["seed"]))
     sweeps: dict[str, list[str]] = {}
     for experiment, seeds in seeds_of.items():
         sweeps.setdefault(",".join(seeds), []).append(experiment)

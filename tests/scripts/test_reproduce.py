@@ -71,6 +71,13 @@ def test_finished_run_comes_before_a_newer_one_that_stopped(tmp_path, job, make_
     assert progress(job, read_records(tmp_path / "records"), tmp_path / "runs").run == finished
 
 
+def test_run_killed_at_its_start_is_passed_over(tmp_path, job, make_run):
+    run = make_run("killed", finished=False)
+    for name in ("checkpoint.pt", "config.yaml"):
+        (run / name).unlink()
+    assert progress(job, read_records(tmp_path / "records"), tmp_path / "runs").state == "missing"
+
+
 def test_record_counts_by_its_settings_wherever_the_data_lay(tmp_path):
     ours = read_records(RECORDS)
     moved = ["dataset=cifar10_arrays", "dataset.root=/elsewhere", "device=cpu", "logger=none"]
