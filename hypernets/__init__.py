@@ -4,29 +4,21 @@ A *static* hypernetwork (section 3.1) generates the kernels of a convolutional m
 *dynamic* one (section 3.2) is itself recurrent and changes the weights of a recurrent main network at every time step.
 """
 
-from hypernets.dynamic import Embeddings, RowScales
-from hypernets.generated_convolutions import GeneratedConvolutions
-from hypernets.hyperlstm import HyperLSTM, HyperLSTMState
-from hypernets.hyperrnn import HyperRNN, HyperRNNState
-from hypernets.kernels import KernelShape, LearnedKernels
-from hypernets.lstm import LSTM, LSTMState
-from hypernets.recurrent import detach_state
-from hypernets.released_cell import load_released_cell
-from hypernets.static import StaticHypernetwork
+from hypernets.errors import UserError
+from hypernets.hyper_dnn import HyperDNN
+from hypernets.recurrent import LSTM, HyperLSTM, HyperRNN, detach_state, load_released_cell
+from hypernets.static import StaticHypernetwork, tileable_kernels
+
+__version__ = "0.2.0"
 
 __all__ = [
     "LSTM",
-    "Embeddings",
-    "GeneratedConvolutions",
+    "HyperDNN",
     "HyperLSTM",
-    "HyperLSTMState",
     "HyperRNN",
-    "HyperRNNState",
-    "KernelShape",
-    "LSTMState",
-    "LearnedKernels",
-    "RowScales",
     "StaticHypernetwork",
+    "UserError",
     "detach_state",
     "load_released_cell",
+    "tileable_kernels",
 ]

@@ -9,16 +9,40 @@ Shape legend
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from hypernets.kernels import KernelShape
+from hypernets.errors import UserError, require_whole
+
+
+def tileable_kernels(
+    filter_size: int | tuple[int, int] = 3, basic_channels: tuple[int, int] = (16, 16)
+) -> Callable[[str, Tensor], bool]:
+    """Choose the convolution kernels that a `StaticHypernetwork` can generate, for the argument of `HyperDNN`.
+
+    These have filters of one size and channels that the basic kernel's divide. In most networks that leaves out the
+    stem, which reads three channels, and 1x1 shortcuts.
+
+    Args:
+        filter_size: height and width of the filters.
+        basic_channels: (N_in, N_out), as given to the `StaticHypernetwork`.
+    """
+    size = (filter_size, filter_size) if isinstance(filter_size, int) else tuple(filter_size)
+    n_in, n_out = basic_channels
+
+    def choose(name: str, parameter: Tensor) -> bool:
+        shape = tuple(parameter.shape)
+        return len(shape) == 4 and shape[2:] == size and shape[0] % n_out == shape[1] % n_in == 0
+
+    return choose
 
 
 class StaticHypernetwork(nn.Module):
     """A two-layer linear network that generates the kernels of all layers from one embedding per basic kernel.
+
+        network = HyperDNN(resnet18(), partial(StaticHypernetwork, embedding_size=32), choose=tileable_kernels(3))
 
     For the embedding z of a basic kernel and each of its input slices i = 1..N_in (Eq. 2):
 
@@ -41,31 +65,37 @@ class StaticHypernetwork(nn.Module):
     least as many rows as columns, as in all the paper's settings; otherwise it holds in expectation.
 
     Args:
-        shapes: the shape [c_out, c_in, height, width] of each kernel of the main network. All filters must be of
-            one size, and the channels multiples of the basic kernel's.
-        basic_channels: (N_in, N_out); the paper uses (16, 16).
+        kernels: name -> kernel [c_out, c_in, height, width] of the main network, of which only the shape is read. All
+            filters must have one size, and the channels must be multiples of the basic kernel's.
         embedding_size: N_z; the paper uses 64 for CIFAR-10 and 4 for MNIST.
-        projection_size: d; the paper uses d = N_z.
+        projection_size: d; N_z if not given, as in the paper.
+        basic_channels: (N_in, N_out); the paper uses (16, 16).
 
     Raises:
-        ValueError: no shapes, filters of different sizes, channels that the basic kernel does not divide, or a size
-            below one.
+        UserError: no kernels, a parameter that is no kernel, filters of different sizes, channels that the basic
+            kernel does not divide, or a size below one.
     """
 
     def __init__(
         self,
-        shapes: Sequence[KernelShape],
-        basic_channels: tuple[int, int] = (16, 16),
+        kernels: Mapping[str, Tensor],
         embedding_size: int = 64,
-        projection_size: int = 64,
+        projection_size: int | None = None,
+        basic_channels: tuple[int, int] = (16, 16),
     ) -> None:
         super().__init__()
+        projection_size = embedding_size if projection_size is None else projection_size
         n_in, n_out = basic_channels
-        _check(shapes, n_in, n_out, embedding_size, projection_size)
-        height, width = shapes[0][2:]
-        self.shapes = [tuple(shape) for shape in shapes]
+        for name, size in (
+            *(("embedding_size", embedding_size), ("projection_size", projection_size)),
+            *(("N_in of basic_channels", n_in), ("N_out of basic_channels", n_out)),
+        ):
+            require_whole(name, size)
+        self.shapes = {name: tuple(kernel.shape) for name, kernel in kernels.items()}
+        height, width = _filter_size(self.shapes, n_in, n_out)
         self.basic_kernel_shape = (n_out, n_in, height, width)
-        self.tiles = [(shape[0] // n_out, shape[1] // n_in) for shape in shapes]  # (output, input) tiles of a layer
+        # (output, input) tiles of each kernel
+        self.tiles = [(shape[0] // n_out, shape[1] // n_in) for shape in self.shapes.values()]
         num_basic_kernels = sum(rows * columns for rows, columns in self.tiles)
 
         self.embeddings = nn.Parameter(torch.empty(num_basic_kernels, embedding_size))
@@ -75,7 +105,7 @@ class StaticHypernetwork(nn.Module):
         # W_out and B_out with the output channel and the position in the filter (N_out, f, f) flattened to rows.
         self.second_weight = nn.Parameter(torch.empty(n_out * height * width, projection_size))
         self.second_bias = nn.Parameter(torch.empty(n_out * height * width))
-        self._cached_kernels: list[Tensor] | None = None
+        self._cached_kernels: dict[str, Tensor] | None = None
         self._cache_key: tuple | None = None
         self.reset_parameters()
 
@@ -91,14 +121,20 @@ class StaticHypernetwork(nn.Module):
         nn.init.normal_(self.embeddings)
         mean_squares = [
             2 / (c_in * height * width)
-            for (_, c_in, height, width), (rows, columns) in zip(self.shapes, self.tiles, strict=True)
+            for (_, c_in, height, width), (rows, columns) in zip(self.shapes.values(), self.tiles, strict=True)
             for _ in range(rows * columns)
         ]
         target = self.embeddings.new_tensor(mean_squares).sqrt()
         self.embeddings.mul_((target / self.embeddings.square().mean(dim=1).sqrt()).unsqueeze(1))
 
-    def forward(self) -> list[Tensor]:
-        """Return the generated kernels, each [c_out, c_in, height, width] (laid out channels-last), in order."""
+    def forward(self, condition: None = None) -> dict[str, Tensor]:
+        """Return name -> generated kernel [c_out, c_in, height, width], laid out channels-last.
+
+        Raises:
+            UserError: a condition; the embeddings of a static hypernetwork are learned constants.
+        """
+        if condition is not None:
+            raise UserError("A static hypernetwork takes no condition: leave it out, or use another hypernetwork.")
         if self.training or torch.is_grad_enabled():
             self._cached_kernels = None
             return self._generate()
@@ -107,17 +143,17 @@ class StaticHypernetwork(nn.Module):
             self._cached_kernels, self._cache_key = self._generate(), key
         return self._cached_kernels
 
-    def _generate(self) -> list[Tensor]:
+    def _generate(self) -> dict[str, Tensor]:
         # The generator is a few hundredths of the main network's arithmetic, but every kernel hangs on it: it runs in
         # full precision under autocast, and the convolutions round its output.
         with torch.autocast(self.embeddings.device.type, enabled=False):
             basic_kernels = self._basic_kernels()
         n_out, n_in, height, width = self.basic_kernel_shape
-        kernels = []
+        kernels = {}
         layers = basic_kernels.split([rows * columns for rows, columns in self.tiles])
-        for layer, (rows, columns) in zip(layers, self.tiles, strict=True):
+        for name, layer, (rows, columns) in zip(self.shapes, layers, self.tiles, strict=True):
             tiles = layer.view(rows, columns, n_out, height, width, n_in).permute(0, 2, 3, 4, 1, 5)
-            kernels.append(tiles.reshape(rows * n_out, height, width, columns * n_in).permute(0, 3, 1, 2))
+            kernels[name] = tiles.reshape(rows * n_out, height, width, columns * n_in).permute(0, 3, 1, 2)
         return kernels
 
     def _basic_kernels(self) -> Tensor:
@@ -135,23 +171,25 @@ class StaticHypernetwork(nn.Module):
         return f"{len(self.shapes)} kernels from {len(self.embeddings)} embeddings, N_z={n_z}, d={d}"
 
 
-def _check(shapes, n_in, n_out, embedding_size, projection_size) -> None:
-    sizes = {"N_in": n_in, "N_out": n_out, "embedding_size": embedding_size, "projection_size": projection_size}
-    for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name} of a static hypernetwork is {size!r}; it must be a whole number of at least 1.")
+def _filter_size(shapes: Mapping[str, tuple[int, ...]], n_in: int, n_out: int) -> tuple[int, int]:
+    """The height and width that all filters share, once every kernel is known to fit."""
     if not shapes:
-        raise ValueError("A static hypernetwork needs the shape of at least one kernel to generate; it got none.")
-    filter_size = tuple(shapes[0][2:])
-    for index, shape in enumerate(shapes):
-        c_out, c_in = shape[:2]
-        if tuple(shape[2:]) != filter_size:
-            raise ValueError(
-                f"Kernel {index} has a {shape[2]}x{shape[3]} filter and kernel 0 a {filter_size[0]}x{filter_size[1]} "
-                "one; a static hypernetwork generates filters of one size, so use one hypernetwork for each size."
+        raise UserError("A static hypernetwork needs at least one kernel to generate; it got none.")
+    first = next(iter(shapes))
+    for name, shape in shapes.items():
+        if len(shape) != 4:
+            raise UserError(
+                f"{name} has the shape {list(shape)}, but a static hypernetwork generates convolution kernels, [c_out, "
+                "c_in, height, width]; choose them with choose=tileable_kernels(filter_size)."
             )
-        if c_in % n_in or c_out % n_out:
-            raise ValueError(
-                f"Kernel {index} has {c_in} input and {c_out} output channels, which the basic kernel's {n_in} and "
-                f"{n_out} do not divide; choose other basic_channels or other channels for the main network."
+        if shape[2:] != shapes[first][2:]:
+            raise UserError(
+                f"{name} has {shape[2]}x{shape[3]} filters and {first} {shapes[first][2]}x{shapes[first][3]} ones; a "
+                "static hypernetwork generates filters of one size, so use one for each size."
             )
+        if shape[1] % n_in or shape[0] % n_out:
+            raise UserError(
+                f"{name} has {shape[1]} input and {shape[0]} output channels, which the basic kernel's {n_in} and "
+                f"{n_out} do not divide; choose other basic_channels, or other kernels."
+            )
+    return shapes[first][2:]

@@ -1,16 +1,10 @@
-"""Main networks, and how a configuration becomes one."""
+"""Main networks: plain modules that know nothing of hypernetworks. Each file ends in `build`."""
 
-from models.build import CHARACTER_MODELS, build_character_model, build_image_classifier, check_combination
-from models.character_model import CharacterModel
-from models.mnist_convnet import MNISTConvnet
-from models.wide_resnet import WideResNet
+from models import mnist_convnet, torchvision_network, wide_resnet
 
-__all__ = [
-    "CHARACTER_MODELS",
-    "CharacterModel",
-    "MNISTConvnet",
-    "WideResNet",
-    "build_character_model",
-    "build_image_classifier",
-    "check_combination",
-]
+# Image classifiers by the `kind` of their configuration: build(image_shape, num_classes, **settings) -> module.
+IMAGE_CLASSIFIERS = {
+    "wide_resnet": wide_resnet.build,
+    "mnist_convnet": mnist_convnet.build,
+    "torchvision": torchvision_network.build,
+}

@@ -1,11 +1,18 @@
 """The character-level language model of sections 4.3 and 4.4: a recurrent layer between one-hot input and softmax."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from hypernets import LSTM, HyperLSTM, HyperRNN, UserError
+from hypernets.errors import call_with_settings, require_number
+
+# The recurrent layer for the kinds of main network and hypernetwork.
+LAYERS = {("lstm", "none"): LSTM, ("lstm", "hyperlstm"): HyperLSTM, ("rnn", "hyperrnn"): HyperRNN}
 
 
 class CharacterModel(nn.Module):
@@ -26,7 +33,7 @@ class CharacterModel(nn.Module):
             One minus the keep probabilities that the paper gives.
 
     Raises:
-        ValueError: a dropout outside [0, 1).
+        UserError: a dropout outside [0, 1).
     """
 
     def __init__(
@@ -38,11 +45,7 @@ class CharacterModel(nn.Module):
     ) -> None:
         super().__init__()
         for name, probability in (("input_dropout", input_dropout), ("output_dropout", output_dropout)):
-            if not 0 <= probability < 1:
-                raise ValueError(
-                    f"{name} is {probability}; it is the probability of dropping, at least 0 and below 1 "
-                    "(one minus the keep probability that the paper gives)."
-                )
+            require_number(name, probability, least=0, below=1)
         self.input_dropout = input_dropout
         self.output_dropout = output_dropout
         self.recurrent_layer = make_recurrent_layer(len(vocabulary))
@@ -80,7 +83,7 @@ class CharacterModel(nn.Module):
         # Two texts may well have vocabularies of one size, and nothing else would show that the ids differ.
         saved = state_dict.get(prefix + "code_points")
         if saved is not None and not torch.equal(saved.cpu(), self.code_points.cpu()):
-            raise ValueError(
+            raise UserError(
                 f"The saved model knows the {len(saved)} characters {_characters(saved)!r}, but this text has the "
                 f"{len(self.code_points)} characters {self.vocabulary!r}; use the text that it was trained on."
             )
@@ -89,3 +92,27 @@ class CharacterModel(nn.Module):
 
 def _characters(code_points: Tensor) -> str:
     return "".join(map(chr, code_points.tolist()))
+
+
+def build(main_net: Mapping[str, Any], hypernet: Mapping[str, Any], vocabulary: str) -> CharacterModel:
+    """Build the model from the configuration groups main_net and hypernet; both have a `kind`.
+
+    Raises:
+        UserError: kinds that do not go together, or a setting that makes no sense.
+    """
+    kinds = main_net["kind"], hypernet["kind"]
+    if kinds not in LAYERS:
+        fitting = [hyper for main, hyper in LAYERS if main == kinds[0]]
+        if not fitting:
+            raise UserError(f"The main network {kinds[0]!r} cannot model text; choose main_net=lstm or main_net=rnn.")
+        raise UserError(
+            f"The hypernetwork {kinds[1]!r} does not fit the main network {kinds[0]!r}; choose "
+            f"hypernet={' or hypernet='.join(fitting)}."
+        )
+    settings = {key: value for key, value in {**main_net, **hypernet}.items() if key not in ("kind", "name")}
+    dropout = {key: settings.pop(key) for key in ("input_dropout", "output_dropout") if key in settings}
+
+    def make_layer(input_size: int) -> nn.Module:
+        return call_with_settings(partial(LAYERS[kinds], input_size), "main_net", settings)
+
+    return CharacterModel(make_layer, vocabulary, **dropout)

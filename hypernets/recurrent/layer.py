@@ -19,11 +19,12 @@ Shape legend
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from hypernets.errors import UserError, require_whole
 
 
 class RecurrentLayer(nn.Module):
@@ -38,7 +39,7 @@ class RecurrentLayer(nn.Module):
             both cases.
 
     Raises:
-        ValueError: a size below one.
+        UserError: a size below one.
     """
 
     def __init__(
@@ -50,7 +51,8 @@ class RecurrentLayer(nn.Module):
         batch_first: bool,
     ) -> None:
         super().__init__()
-        check_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
+        for name, size in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
+            require_whole(name, size)
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.num_layers = num_layers
@@ -66,7 +68,7 @@ class RecurrentLayer(nn.Module):
         without, a warning says so and a slower version of the same path runs. Second derivatives, and
         `torch.func` transforms of the layer, need the layer as it is without this call.
         """
-        from hypernets.compiled_recurrence import run_cell_compiled  # here, since importing it takes a second
+        from hypernets.recurrent.compiled_recurrence import run_cell_compiled  # here, since importing it takes a second
 
         self._run_cell = run_cell_compiled
 
@@ -90,7 +92,7 @@ class RecurrentLayer(nn.Module):
             final state.
 
         Raises:
-            ValueError: an input or a state of another shape, or a token id outside the vocabulary (checked on
+            UserError: an input or a state of another shape, or a token id outside the vocabulary (checked on
                 the CPU only: on an accelerator the check would wait for the device in every step).
         """
         self._check_input(input)
@@ -110,19 +112,19 @@ class RecurrentLayer(nn.Module):
         axes = "[B, T" if self.batch_first else "[T, B"
         if is_token_ids(input):
             if input.dim() != 2 or 0 in input.shape:
-                raise ValueError(
+                raise UserError(
                     f"The token ids have the shape {list(input.shape)}; expected {axes}] with neither zero, "
                     f"or real numbers {axes}, {self.input_size}]."
                 )
             if input.device.type == "cpu" and not 0 <= int(input.min()) <= int(input.max()) < self.input_size:
-                raise ValueError(
+                raise UserError(
                     f"The token ids go from {int(input.min())} to {int(input.max())}; this layer was built "
                     f"with input_size={self.input_size}, so give it ids from 0 to {self.input_size - 1}."
                 )
         elif not input.is_floating_point():
-            raise ValueError(f"The input is of type {input.dtype}; give real numbers, or token ids as integers.")
+            raise UserError(f"The input is of type {input.dtype}; give real numbers, or token ids as integers.")
         elif input.dim() != 3 or 0 in input.shape or input.shape[2] != self.input_size:
-            raise ValueError(
+            raise UserError(
                 f"The input has the shape {list(input.shape)}; expected {axes}, {self.input_size}] with "
                 f"none of them zero, or token ids {axes}] as integers."
             )
@@ -131,11 +133,11 @@ class RecurrentLayer(nn.Module):
         cell = self.cells[0]
         names = cell.state_type._fields
         if len(state) != len(names):
-            raise ValueError(f"The state has {len(state)} tensors; this layer's has {len(names)}: {', '.join(names)}.")
+            raise UserError(f"The state has {len(state)} tensors; this layer's has {len(names)}: {', '.join(names)}.")
         for name, tensor, units in zip(names, state, cell.state_sizes, strict=True):
             expected = [self.num_layers, batch_size, units]
             if list(tensor.shape) != expected:
-                raise ValueError(
+                raise UserError(
                     f"{name} of the state has the shape {list(tensor.shape)}; expected [num_layers, B, "
                     f"units] = {expected} for this layer and this input."
                 )
@@ -161,11 +163,13 @@ def run_cell(cell: nn.Module, input: Tensor, state: tuple[Tensor, ...]) -> tuple
     x_products = [input_product(input, weight) for weight in cell.input_weights()]
     recurrent_weights = cell.recurrent_weights()
     masks = cell.dropout_masks(input)
+    # unbind, not product[t]: the gradient of an index is a whole sequence of zeros for every step.
+    x_products_of_steps = zip(*(product.unbind() for product in x_products), strict=True)
     outputs = []
-    for t in range(input.shape[0]):
+    for t, x_products_now in enumerate(x_products_of_steps):
         state = cell(
             tuple(F.linear(state.h, weight) for weight in recurrent_weights),
-            tuple(product[t] for product in x_products),
+            x_products_now,
             state,
             tuple(None if mask is None else mask[t] for mask in masks),
         )
@@ -214,20 +218,3 @@ def dropout_mask(input: Tensor, units: int, probability: float, like: Tensor) ->
     if probability == 0:
         return None
     return F.dropout(like.new_ones(*input.shape[:2], units), probability)
-
-
-def check_sizes(**sizes: Any) -> None:
-    """Raise ValueError unless every size is a whole number of at least one."""
-    for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name} of a recurrent layer is {size!r}; it must be a whole number of at least 1.")
-
-
-def check_dropout(**probabilities: Any) -> None:
-    """Raise ValueError unless every probability of dropping a unit lies in [0, 1)."""
-    for name, probability in probabilities.items():
-        if not isinstance(probability, (int, float)) or not 0 <= probability < 1:
-            raise ValueError(
-                f"{name} is {probability!r}; it is the probability of dropping a unit, at least 0 and "
-                "below 1 (one minus the keep probability that the paper gives)."
-            )

@@ -1,13 +1,14 @@
-"""HyperLSTM and Layer Norm HyperLSTM (A.2.2, Eq. 10-13). The shape legend is in recurrent.py."""
+"""HyperLSTM and Layer Norm HyperLSTM (A.2.2, Eq. 10-13). The shape legend is in layer.py."""
 
 from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from hypernets.dynamic import Embeddings, RowScales
-from hypernets.lstm import LSTMCell
-from hypernets.recurrent import RecurrentLayer, check_dropout, check_sizes
+from hypernets.errors import require_number, require_whole
+from hypernets.recurrent.dynamic import Embeddings, RowScales
+from hypernets.recurrent.layer import RecurrentLayer
+from hypernets.recurrent.lstm import LSTMCell
 
 
 class HyperLSTMState(NamedTuple):
@@ -53,8 +54,9 @@ class HyperLSTMCell(LSTMCell):
         hyper_recurrent_dropout: float = 0.0,
         forget_bias: float = 1.0,
     ) -> None:
-        check_sizes(hyper_size=hyper_size, embedding_size=embedding_size)
-        check_dropout(hyper_recurrent_dropout=hyper_recurrent_dropout)
+        require_whole("hyper_size", hyper_size)
+        require_whole("embedding_size", embedding_size)
+        require_number("hyper_recurrent_dropout", hyper_recurrent_dropout, least=0, below=1)
         super().__init__(input_size, hidden_size, layer_norm, recurrent_dropout, forget_bias)
         self.input_size = input_size
         self.state_sizes = (hidden_size, hidden_size, hyper_size, hyper_size)
@@ -131,7 +133,7 @@ class HyperLSTM(RecurrentLayer):
         batch_first: whether input and output are [B, T, ...].
 
     Raises:
-        ValueError: a size below one or a dropout outside [0, 1).
+        UserError: a size below one or a dropout outside [0, 1).
     """
 
     def __init__(

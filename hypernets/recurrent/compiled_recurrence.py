@@ -1,4 +1,4 @@
-"""The fast path of the recurrent layers: what `run_cell` in recurrent.py defines, in another order.
+"""The fast path of the recurrent layers: what `run_cell` in layer.py defines, in another order.
 
     products with x_t       one a matrix for a block of time steps
     products with h_{t-1}   one a matrix and step, the matrix laid out for it once a sequence
@@ -7,7 +7,7 @@
     kept for the backward   the state and the products with h_{t-1} of every step; all else is computed again
 
 A cell's maths stands in its `forward` alone: its derivative is found by automatic differentiation, here too.
-The shape legend is in recurrent.py.
+The shape legend is in layer.py.
 """
 
 import warnings
@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from hypernets.step_operations import LARGEST_FUSED_SUM, REWRITTEN
+from hypernets.recurrent.step_operations import LARGEST_FUSED_SUM, REWRITTEN
 
 # Rows (time steps times sequences) of a block: enough for a fast product, few enough to need little memory.
 BLOCK_ROWS = 2048

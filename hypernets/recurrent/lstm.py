@@ -1,4 +1,4 @@
-"""LSTM and Layer Norm LSTM as the paper uses them. The shape legend is in recurrent.py."""
+"""LSTM and Layer Norm LSTM as the paper uses them. The shape legend is in layer.py."""
 
 from typing import NamedTuple
 
@@ -6,12 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hypernets.recurrent import (
-    RecurrentLayer,
-    check_dropout,
-    check_sizes,
-    dropout_mask,
-)
+from hypernets.errors import require_number, require_whole
+from hypernets.recurrent.layer import RecurrentLayer, dropout_mask
 
 LAYER_NORM_EPSILON = 1e-3  # of the authors' released cell
 
@@ -47,8 +43,9 @@ class LSTMCell(nn.Module):
         forget_bias: float = 1.0,
     ) -> None:
         super().__init__()
-        check_sizes(input_size=input_size, hidden_size=hidden_size)
-        check_dropout(recurrent_dropout=recurrent_dropout)
+        require_whole("input_size", input_size)
+        require_whole("hidden_size", hidden_size)
+        require_number("recurrent_dropout", recurrent_dropout, least=0, below=1)
         self.hidden_size = hidden_size
         self.state_sizes = (hidden_size, hidden_size)
         self.layer_norm = layer_norm
@@ -142,7 +139,7 @@ class LSTM(RecurrentLayer):
         batch_first: whether input and output are [B, T, ...].
 
     Raises:
-        ValueError: a size below one or a dropout outside [0, 1).
+        UserError: a size below one or a dropout outside [0, 1).
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """HyperRNN in both forms (section 3.2): Eq. 5-6 generate the weights, Eq. 7-8 scale their rows.
 
-The shape legend is in recurrent.py.
+The shape legend is in layer.py.
 """
 
 import math
@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hypernets.dynamic import INITIAL_ROW_SCALE, Embeddings, RowScales
-from hypernets.recurrent import RecurrentLayer, check_sizes
+from hypernets.errors import UserError, require_whole
+from hypernets.recurrent.dynamic import INITIAL_ROW_SCALE, Embeddings, RowScales
+from hypernets.recurrent.layer import RecurrentLayer
 
 
 class HyperRNNState(NamedTuple):
@@ -126,9 +127,10 @@ class HyperRNNCell(nn.Module):
         form: str = "row_scaled",
     ) -> None:
         super().__init__()
-        check_sizes(hyper_size=hyper_size, embedding_size=embedding_size)
+        require_whole("hyper_size", hyper_size)
+        require_whole("embedding_size", embedding_size)
         if form not in FORMS:
-            raise ValueError(f"form of a HyperRNN is {form!r}; it must be one of {', '.join(FORMS)}.")
+            raise UserError(f"form of a HyperRNN is {form!r}; it must be one of {', '.join(FORMS)}.")
         self.input_size = input_size
         self.state_sizes = (hidden_size, hyper_size)
         self.hyper_weight_x = nn.Parameter(torch.empty(hyper_size, input_size + hidden_size))
@@ -183,7 +185,7 @@ class HyperRNN(RecurrentLayer):
         batch_first: whether input and output are [B, T, ...].
 
     Raises:
-        ValueError: a size below one or an unknown form.
+        UserError: a size below one or an unknown form.
     """
 
     def __init__(

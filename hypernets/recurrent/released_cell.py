@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hypernets.hyperlstm import HyperLSTM
-from hypernets.lstm import LSTM
+from hypernets.errors import UserError
+from hypernets.recurrent.hyperlstm import HyperLSTM
+from hypernets.recurrent.lstm import LSTM
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def load_released_cell(arrays: Mapping[str, Any]) -> LSTM | HyperLSTM:
         A layer of one cell without dropout, of the type of the array W_xh.
 
     Raises:
-        ValueError: names that are missing or unknown, or arrays of a wrong shape; the message names them.
+        UserError: names that are missing or unknown, or arrays of a wrong shape; the message names them.
     """
     scope, is_hyper = _scope_and_kind(arrays)
     tensors = {name: torch.as_tensor(array) for name, array in arrays.items()}
@@ -65,15 +66,15 @@ def load_released_cell(arrays: Mapping[str, Any]) -> LSTM | HyperLSTM:
     kind = f"{'layer-normalised ' if layer_norm else ''}{'HyperLSTM' if is_hyper else 'LSTM'}"
     unknown = sorted(set(tensors) - {scope + name for name in places})
     if unknown:
-        raise ValueError(f"A released {kind} cell has no arrays named {', '.join(unknown)}; leave them out.")
+        raise UserError(f"A released {kind} cell has no arrays named {', '.join(unknown)}; leave them out.")
     missing = sorted({scope + name for name in places} - set(tensors))
     if missing:
-        raise ValueError(f"These arrays of a released {kind} cell are missing: {', '.join(missing)}; add them.")
+        raise UserError(f"These arrays of a released {kind} cell are missing: {', '.join(missing)}; add them.")
 
     def size(name: str, axis: int) -> int:
         shape = list(tensors[scope + name].shape)
         if len(shape) != 2 or 0 in shape:
-            raise ValueError(f"{scope + name} has the shape {shape}; expected a matrix, [inputs, outputs].")
+            raise UserError(f"{scope + name} has the shape {shape}; expected a matrix, [inputs, outputs].")
         return shape[axis]
 
     if is_hyper:
@@ -92,7 +93,7 @@ def load_released_cell(arrays: Mapping[str, Any]) -> LSTM | HyperLSTM:
         for name, place in places.items():
             target, array = place.view(layer.get_parameter(place.parameter)), tensors[scope + name]
             if array.shape != target.shape:
-                raise ValueError(
+                raise UserError(
                     f"{scope + name} has the shape {list(array.shape)}; expected {list(target.shape)}, as "
                     f"W_xh is for {layer.input_size} inputs and the cell has {layer.hidden_size} units."
                 )
@@ -139,7 +140,7 @@ def _scope_and_kind(arrays: Mapping[str, Any]) -> tuple[str, bool]:
             scopes = {name.removesuffix(own) for own in places if name == own or name.endswith("/" + own)}
             explained.update((scope, is_hyper) for scope in scopes)
     if not explained:
-        raise ValueError(
+        raise UserError(
             f"None of the names ({', '.join(sorted(arrays)) or 'there are none'}) belongs to a released "
             "LSTMCell or HyperLSTMCell; give a mapping with names such as W_xh, W_hh_i and bias."
         )

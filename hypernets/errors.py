@@ -1,0 +1,55 @@
+"""Mistakes of a user: one clear sentence that names the value, what was expected and what to do."""
+
+import math
+from collections.abc import Callable, Mapping
+from inspect import signature
+from typing import Any
+
+
+class UserError(ValueError):
+    """A mistake that a user can put right; the programs print its message as one line, without a traceback."""
+
+
+def require_whole(name: str, value: Any, least: int = 1) -> None:
+    """Raise UserError unless the value of the setting `name` is a whole number of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise UserError(f"{name} is {value!r}; it must be a whole number of at least {least}.")
+
+
+def require_number(
+    name: str,
+    value: Any,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
+    most: float = math.inf,
+) -> None:
+    """Raise UserError unless the value of the setting `name` is a finite number within the bounds that are given."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if is_number and math.isfinite(value) and least <= value <= most and above < value < below:
+        return
+    bounds = {"at least": (least, -math.inf), "above": (above, -math.inf), "below": (below, math.inf)}
+    bounds["at most"] = (most, math.inf)
+    given = [f"{word} {bound:g}" for word, (bound, unbounded) in bounds.items() if bound != unbounded]
+    raise UserError(f"{name} is {value!r}; it must be a number{' ' if given else ''}{' and '.join(given)}.")
+
+
+def call_with_settings(function: Callable, group: str, settings: Mapping[str, Any], *arguments: Any) -> Any:
+    """Call a function with the settings of a configuration group as keywords, after the positional arguments.
+
+    Raises:
+        UserError: a setting that the function does not take, or one of its own that is missing.
+    """
+    parameters = list(signature(function).parameters.values())[len(arguments) :]
+    known = [parameter.name for parameter in parameters]
+    required = [parameter.name for parameter in parameters if parameter.default is parameter.empty]
+    for name in settings:
+        if name not in known:
+            raise UserError(
+                f"Nothing reads the setting {group}.{name} here, only {', '.join(known) or 'those of all kinds'}; "
+                f"take it away with ~{group}.{name}, or choose another {group}."
+            )
+    for name in required:
+        if name not in settings:
+            raise UserError(f"The setting {group}.{name} is missing; give it in the configuration file of {group}.")
+    return function(*arguments, **settings)

@@ -1,0 +1,52 @@
+"""The hypernetworks that generate the weights of a feed-forward main network, by the `kind` of their configuration."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from hypernets import HyperDNN, StaticHypernetwork, UserError, tileable_kernels
+from hypernets.errors import call_with_settings
+
+
+def build_none(main_network: nn.Module) -> nn.Module:
+    """Leave the main network as it is: its weights are learned."""
+    return main_network
+
+
+def build_static(
+    main_network: nn.Module, filter_size: int, basic_channels: list[int], embedding_size: int, projection_size: int
+) -> HyperDNN:
+    """Generate all kernels with filters of one size by the paper's two-layer projection (section 3.1).
+
+    Raises:
+        UserError: as `StaticHypernetwork` and `HyperDNN`.
+    """
+    if not isinstance(basic_channels, list) or len(basic_channels) != 2:
+        raise UserError(f"hypernet.basic_channels is {basic_channels!r}; it must be [N_in, N_out], such as [16,16].")
+    sizes = {"embedding_size": embedding_size, "projection_size": projection_size}
+    hypernetwork = partial(StaticHypernetwork, basic_channels=tuple(basic_channels), **sizes)
+    return HyperDNN(main_network, hypernetwork, tileable_kernels(filter_size, tuple(basic_channels)))
+
+
+HYPERNETWORKS = {
+    "none": build_none,
+    "static": build_static,
+}
+
+
+def generate_weights(main_network: nn.Module, hypernet: Mapping[str, Any]) -> nn.Module:
+    """Let the hypernetwork of the configuration group `hypernet` generate the weights of a main network.
+
+    Raises:
+        UserError: there is no such hypernetwork for a feed-forward network, or it does not fit this one.
+    """
+    kind = hypernet["kind"]
+    if kind not in HYPERNETWORKS:
+        raise UserError(
+            f"The hypernetwork {kind!r} does not fit this main network; choose hypernet="
+            f"{' or hypernet='.join(HYPERNETWORKS)}."
+        )
+    settings = {key: value for key, value in hypernet.items() if key not in ("kind", "name")}
+    return call_with_settings(HYPERNETWORKS[kind], "hypernet", settings, main_network)

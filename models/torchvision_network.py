@@ -1,0 +1,42 @@
+"""Any image classifier of torchvision, untrained."""
+
+import torchvision
+from torch import nn
+
+from hypernets import UserError
+
+# These two return auxiliary logits in training, which the task does not know.
+UNSUPPORTED = ("googlenet", "inception_v3")
+
+
+def build(image_shape: tuple[int, int, int], num_classes: int, model: str, small_images: bool) -> nn.Module:
+    """Build a torchvision classifier for images (C, H, W).
+
+    Args:
+        image_shape: (C, H, W) of the images.
+        num_classes: outputs of the classifier.
+        model: its name, such as "resnet18" or "mobilenet_v3_small"; `torchvision.models.list_models()` has them.
+        small_images: for a ResNet or one of its relatives on images of about 32x32: the stem, a 7x7 convolution of
+            stride 2 and a max pooling that together divide height and width by four, becomes a 3x3 convolution of
+            stride 1 (as He et al. did for CIFAR-10).
+
+    Raises:
+        UserError: there is no such model, or the images do not fit it.
+    """
+    known = [name for name in torchvision.models.list_models(module=torchvision.models) if name not in UNSUPPORTED]
+    if model not in known:
+        raise UserError(f"main_net.model is {model!r}; it must be a classifier of torchvision: {', '.join(known)}.")
+    network = torchvision.models.get_model(model, num_classes=num_classes)
+    if small_images:
+        if not (hasattr(network, "conv1") and hasattr(network, "maxpool")):
+            raise UserError(f"{model} has no ResNet's stem to replace; set main_net.small_images=false.")
+        channels = network.conv1.out_channels
+        network.conv1 = nn.Conv2d(image_shape[0], channels, kernel_size=3, padding=1, bias=False)
+        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does
+        network.maxpool = nn.Identity()
+    elif image_shape[0] != 3:
+        raise UserError(
+            f"{model} reads images of 3 channels, but this data set has {image_shape[0]}; choose another network, or "
+            "a ResNet with main_net.small_images=true."
+        )
+    return network
