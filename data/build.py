@@ -1,159 +1,160 @@
-"""From plain settings to the splits of a data set of images or of a text."""
+"""From plain settings to the splits of a data set of images or of a text.
+
+A new data set is one function `load(root, **its own settings)` in a file of its own, and a line in a table below.
+"""
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from data.enwik8 import enwik8
+from data.files import BUNDLED
 from data.images import ImageBatches, ImageSplits, channel_statistics, draw_validation
 from data.sources import ImageArrays, arrays, cifar10, mnist
 from data.text import EvaluationStreams, TextSplits, TrainingStreams
-from data.text_sources import TextArrays, enwik8, ptb_char, text
+from data.text_sources import TextArrays, ptb_char, text
+from hypernets.errors import UserError, call_with_settings, require_whole
 
-TEXT_SOURCES = ("ptb_char", "enwik8", "text")
+IMAGE_SETS: dict[str, Callable[..., ImageArrays]] = {
+    "cifar10": cifar10,
+    "mnist": mnist,
+    "arrays": arrays,
+}
+TEXTS: dict[str, Callable[..., TextArrays]] = {"ptb_char": ptb_char, "enwik8": enwik8, "text": text}
 
-
-def load_images(source: str, root: str | Path, path: str | Path | None = None) -> ImageArrays:
-    """Reads "cifar10" or "mnist" (in `root`, downloaded if absent) or "arrays" (the .npz at `path`).
-
-    Raises:
-        ValueError: the source is unknown, or what it reads is not as it should be.
-        FileNotFoundError: the data is not there and could not be downloaded.
-    """
-    if source == "cifar10":
-        return cifar10(root)
-    if source == "mnist":
-        return mnist(root)
-    if source == "arrays":
-        if path is None:
-            raise ValueError('dataset.source is "arrays", but dataset.path is not set; set it to an .npz file.')
-        return arrays(path, root)
-    raise ValueError(f'dataset.source is "{source}", but must be one of "cifar10", "mnist" and "arrays".')
+# The settings that all kinds share, with their defaults; batch_size and sequence_length have none.
+IMAGE_SETTINGS = {"batch_size": None, "padding": 0, "flip": False, "validation_size": None, "split_seed": None}
+TEXT_SETTINGS = {
+    "batch_size": None,
+    "sequence_length": None,
+    "validation_streams": 1,
+    "test_streams": 1,
+    "warm_up": 1000,
+}
 
 
 def build_images(
-    *,
-    source: str,
-    root: str | Path,
-    batch_size: int,
-    path: str | Path | None = None,
-    validation_size: int = 5000,
-    split_seed: int = 0,
-    padding: int = 0,
-    flip: bool = False,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    rank: int = 0,
-    world_size: int = 1,
-    test_subsets: Mapping[str, Sequence[int]] | None = None,
+    settings: Mapping[str, Any], *, seed: int, device: torch.device | str, rank: int, world_size: int
 ) -> ImageSplits:
-    """Loads a data set and holds its splits on `device`, normalised by the statistics of the training split.
+    """Load a data set and hold its splits on `device`, normalised by the statistics of the training split.
 
     Args:
-        source, root, path: see `load_images`.
-        validation_size, split_seed: how many training images are held out, and which (see `draw_validation`);
-            unused by arrays that come with a validation split.
-        batch_size, padding, flip, seed, rank, world_size: see `ImageBatches`; padding and flip augment only
-            the training split.
-        test_subsets: name -> [start, stop), slices of the test images whose error is reported as well.
+        settings: by name:
+            kind: a key of `IMAGE_SETS`, whose own settings are here too.
+            root: the folder of the public data sets; None for the project's data/cache.
+            batch_size, padding, flip: see `ImageBatches`; padding and flip augment only the training split.
+            validation_size, split_seed: how many training images are held out, and which (see `draw_validation`);
+                None for a tenth and for 0. They must be None if the data set has a validation split of its own.
+        seed, rank, world_size: see `ImageBatches`.
 
     Raises:
-        ValueError: a setting makes no sense, or a file is not as it should be.
-        FileNotFoundError: the data is not there and could not be downloaded.
+        UserError: a setting makes no sense, or a file is missing or not as it should be.
     """
-    loaded = load_images(source, root, path)
-    train_images, train_labels = loaded.train_images, loaded.train_labels
-    validation_images, validation_labels = loaded.validation_images, loaded.validation_labels
-    if validation_images is None or validation_labels is None:
-        remaining, held_out = draw_validation(len(train_images), validation_size, split_seed)
-        validation_images, validation_labels = train_images[held_out], train_labels[held_out]
-        train_images, train_labels = train_images[remaining], train_labels[remaining]
+    settings = {**IMAGE_SETTINGS, **settings}
+    _require_batch_size(settings["batch_size"], world_size)
+    require_whole("seed", seed, least=0)
+    require_whole("padding", settings["padding"], least=0)
+    if not isinstance(settings["flip"], bool):
+        raise UserError(f"flip is {settings['flip']!r}; it must be true or false.")
+    loaded = _load(IMAGE_SETS, settings, IMAGE_SETTINGS)
+    divided = _divide(loaded, settings["validation_size"], settings["split_seed"])
 
-    mean, std = channel_statistics(train_images)
-
-    def evaluated(images: np.ndarray, labels: np.ndarray) -> ImageBatches:
-        return ImageBatches(images, labels, mean=mean, std=std, device=device, rank=rank, world_size=world_size)
-
-    train = ImageBatches(
-        train_images,
-        train_labels,
-        mean=mean,
-        std=std,
-        batch_size=batch_size,
-        padding=padding,
-        flip=flip,
-        seed=seed,
-        device=device,
-        rank=rank,
-        world_size=world_size,
-    )
-    test = {"test": evaluated(loaded.test_images, loaded.test_labels)}
-    for name, bounds in (test_subsets or {}).items():
-        subset = _subset(name, bounds, len(loaded.test_images))
-        test[name] = evaluated(loaded.test_images[subset], loaded.test_labels[subset])
+    mean, std = channel_statistics(divided.train_images)
+    shared = {"mean": mean, "std": std, "device": device, "rank": rank, "world_size": world_size}
+    training = {name: settings[name] for name in ("batch_size", "padding", "flip")}
+    train = ImageBatches(divided.train_images, divided.train_labels, **training, seed=seed, **shared)
     return ImageSplits(
         train=train,
-        validation=evaluated(validation_images, validation_labels),
-        test=test,
-        num_classes=loaded.num_classes,
+        validation=ImageBatches(divided.validation_images, divided.validation_labels, **shared),
+        test=ImageBatches(divided.test_images, divided.test_labels, **shared),
+        num_classes=divided.num_classes,
         image_shape=train.image_shape,
         digest=_digest(loaded),
     )
 
 
-def load_text(source: str, root: str | Path, **settings: Any) -> TextArrays:
-    """Reads "ptb_char" or "enwik8" (in `root`) or "text" (the file at `path`, with the settings of `text`).
-
-    Raises:
-        ValueError: the source is unknown, or what it reads is not as it should be.
-        FileNotFoundError: the text is not there and could not be downloaded.
-    """
-    if source == "ptb_char":
-        return ptb_char(root)
-    if source == "enwik8":
-        return enwik8(root)
-    if source == "text":
-        if settings.get("path") is None:
-            raise ValueError('dataset.source is "text", but dataset.path is not set; set it to a text file.')
-        return text(root=root, **settings)
-    raise ValueError(f'dataset.source is "{source}", but must be one of {", ".join(TEXT_SOURCES)} for a text.')
-
-
-def build_text(
-    *,
-    batch_size: int,
-    sequence_length: int,
-    validation_streams: int = 1,
-    test_streams: int = 1,
-    warm_up: int = 1000,
-    device: torch.device | str = "cpu",
-    rank: int = 0,
-    world_size: int = 1,
-    **source: Any,
-) -> TextSplits:
-    """Loads a text and holds its splits on `device`.
+def build_text(settings: Mapping[str, Any], *, device: torch.device | str, rank: int, world_size: int) -> TextSplits:
+    """Load a text and hold its splits on `device`.
 
     Args:
-        batch_size, sequence_length, rank, world_size: see `TrainingStreams`.
-        validation_streams, test_streams, warm_up: see `EvaluationStreams`.
-        source: the arguments of `load_text`.
+        settings: by name:
+            kind: a key of `TEXTS`, whose own settings are here too.
+            root: the folder of the public data sets; None for the project's data/cache.
+            batch_size, sequence_length: see `TrainingStreams`.
+            validation_streams, test_streams, warm_up: see `EvaluationStreams`.
+        rank, world_size: see `TrainingStreams`.
 
     Raises:
-        ValueError: a setting makes no sense, or a file is not as it should be.
-        FileNotFoundError: the text is not there and could not be downloaded.
+        UserError: a setting makes no sense, or a file is missing or not as it should be.
     """
-    loaded = load_text(**source)
+    settings = {**TEXT_SETTINGS, **settings}
+    _require_batch_size(settings["batch_size"], world_size)
+    for name in TEXT_SETTINGS:
+        require_whole(name, settings[name])
+    loaded = _load(TEXTS, settings, TEXT_SETTINGS)
     place = {"device": device, "rank": rank, "world_size": world_size}
+    training = {name: settings[name] for name in ("batch_size", "sequence_length")}
+    warm_up = settings["warm_up"]
     return TextSplits(
-        train=TrainingStreams(loaded.train, batch_size=batch_size, sequence_length=sequence_length, **place),
-        validation=EvaluationStreams(loaded.validation, streams=validation_streams, warm_up=warm_up, **place),
-        test={"test": EvaluationStreams(loaded.test, streams=test_streams, warm_up=warm_up, **place)},
+        train=TrainingStreams(loaded.train, **training, **place),
+        validation=EvaluationStreams(
+            loaded.validation, streams=settings["validation_streams"], warm_up=warm_up, **place
+        ),
+        test=EvaluationStreams(loaded.test, streams=settings["test_streams"], warm_up=warm_up, **place),
         vocabulary=loaded.vocabulary,
         digest=_digest(loaded),
+    )
+
+
+def _require_batch_size(batch_size: Any, world_size: int) -> None:
+    require_whole("batch_size", batch_size)
+    if batch_size % world_size:
+        raise UserError(
+            f"batch_size is {batch_size}, which {world_size} processes cannot share equally; "
+            f"choose a multiple of {world_size}."
+        )
+
+
+def _load(kinds: Mapping[str, Callable], settings: Mapping[str, Any], shared: Mapping[str, Any]) -> Any:
+    """Call the function of the data set's kind with the settings that are not shared by all kinds."""
+    kind = settings.get("kind")
+    if kind not in list(kinds):
+        raise UserError(f"dataset.kind is {kind!r}; it must be one of {', '.join(kinds)}.")
+    root = Path(os.path.expanduser(str(settings.get("root") or BUNDLED / "cache")))
+    own = {name: value for name, value in settings.items() if name not in ("kind", "root", *shared)}
+    try:
+        return call_with_settings(kinds[kind], "dataset", own, root)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or root} cannot be read ({error.strerror or error}); check that it is a file that you "
+            "may read, or set dataset.root to another folder."
+        ) from error
+
+
+def _divide(loaded: ImageArrays, validation_size: int | None, split_seed: int | None) -> ImageArrays:
+    """The same images with a validation split: their own, or one that is drawn from the training images."""
+    if loaded.validation_images is not None:
+        if validation_size is not None or split_seed is not None:
+            raise UserError(
+                f"validation_size is {validation_size} and split_seed is {split_seed}, but the data set has a "
+                "validation split of its own; set both to null."
+            )
+        return loaded
+    images, labels = loaded.train_images, loaded.train_labels
+    size = max(1, len(images) // 10) if validation_size is None else validation_size
+    remaining, held_out = draw_validation(len(images), size, 0 if split_seed is None else split_seed)
+    return dataclasses.replace(
+        loaded,
+        train_images=images[remaining],
+        train_labels=labels[remaining],
+        validation_images=images[held_out],
+        validation_labels=labels[held_out],
     )
 
 
@@ -168,15 +169,3 @@ def _digest(loaded: ImageArrays | TextArrays) -> str:
         if is_array:
             digest.update(np.ascontiguousarray(value))
     return digest.hexdigest()
-
-
-def _subset(name: str, bounds: Sequence[int], num_test: int) -> slice:
-    if not name.startswith("test_"):
-        raise ValueError(f'The name of test subset "{name}" does not begin with "test_"; rename it to "test_{name}".')
-    whole = isinstance(bounds, Sequence) and all(type(bound) is int for bound in bounds)
-    if not whole or len(bounds) != 2 or not 0 <= bounds[0] < bounds[1] <= num_test:
-        raise ValueError(
-            f'Test subset "{name}" is {bounds}, but must be [start, stop] with '
-            f"0 <= start < stop <= {num_test}, the number of test images."
-        )
-    return slice(bounds[0], bounds[1])

@@ -4,12 +4,14 @@ Nothing here has state that a checkpoint would have to hold. Shuffling, cropping
 generators seeded by (seed, epoch) or (seed, step), on the CPU, so the same batch comes out on every device.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+
+from hypernets.errors import UserError, require_whole
 
 # What a generator is for. It is part of the seed, so that epoch 3 and step 3 do not share their numbers.
 _EPOCH, _STEP, _SPLIT = range(3)
@@ -31,14 +33,15 @@ def draw_validation(num_examples: int, validation_size: int, split_seed: int = 0
         The indices of the remaining training examples and of the validation examples, both int64 and sorted.
 
     Raises:
-        ValueError: `validation_size` leaves one of the two splits empty, or the seed is negative.
+        UserError: `validation_size` leaves one of the two splits empty, or the seed is negative.
     """
-    if not 0 < validation_size < num_examples:
-        raise ValueError(
-            f"validation_size is {validation_size}, but must lie between 1 and {num_examples - 1}, "
-            f"since the training set has {num_examples} images."
+    require_whole("validation_size", validation_size)
+    require_whole("split_seed", split_seed, least=0)
+    if validation_size >= num_examples:
+        raise UserError(
+            f"validation_size is {validation_size}, but the training set has only {num_examples} images; "
+            f"hold out at most {num_examples - 1}."
         )
-    _require_seed("split_seed", split_seed)
     order = torch.randperm(num_examples, generator=_generator(split_seed, _SPLIT, 0)).numpy()
     return np.sort(order[validation_size:]), np.sort(order[:validation_size])
 
@@ -67,8 +70,9 @@ class ImageBatches:
     Args:
         images: uint8 [N, H, W, C].
         labels: integers [N].
-        mean, std: one number a channel, on the scale 0 to 1; batches are (image / 255 - mean) / std.
-        batch_size: examples in a training batch over all ranks; None for a split that is only evaluated.
+        mean, std: one number per channel, on the scale 0 to 1; batches are (image / 255 - mean) / std.
+        batch_size: examples in a training batch over all ranks, a multiple of their number; None for a split that
+            is only evaluated.
         padding: black pixels added on each side before a crop of the original size. The paper pads CIFAR-10
             by 2 to 36x36 (A.3.2) and MNIST by 1 to 30x30 (A.3.1); the wide ResNet paper pads by 4.
         flip: whether half of the training images are mirrored left to right.
@@ -78,14 +82,12 @@ class ImageBatches:
 
     Attributes:
         num_examples: examples in the split, over all ranks.
-        batch_size: as given.
         steps_per_epoch: full batches in an epoch; 0 for a split that is only evaluated.
-        examples_per_step: `batch_size`, by the name that the training loop knows.
+        examples_per_step: `batch_size`.
         image_shape: (C, H, W).
 
     Raises:
-        ValueError: an argument makes no sense, the split is smaller than a batch, or the batch does not
-            divide evenly among the ranks.
+        UserError: the split is smaller than a batch, or the padding is larger than the image.
     """
 
     def __init__(
@@ -108,29 +110,21 @@ class ImageBatches:
                 f"Images must be uint8 [N, H, W, C] with N labels, not {images.dtype} {list(images.shape)} "
                 f"with {len(labels)} labels."
             )
-        if padding < 0:
-            raise ValueError(f"padding is {padding}, but must be 0 or more pixels.")
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank is {rank}, but must lie between 0 and world_size - 1 = {world_size - 1}.")
-        if batch_size is not None:
-            if batch_size < 1:
-                raise ValueError(f"batch_size is {batch_size}, but must be 1 or more.")
-            if batch_size % world_size:
-                raise ValueError(
-                    f"batch_size is {batch_size}, which {world_size} processes cannot share equally; "
-                    f"choose a multiple of {world_size}."
-                )
-            if batch_size > len(images):
-                raise ValueError(
-                    f"batch_size is {batch_size}, but the training split has only {len(images)} images; "
-                    f"choose a batch_size of at most {len(images)}."
-                )
-        _require_seed("seed", seed)
+        _, height, width, channels = images.shape
+        if padding > min(height, width):
+            raise UserError(
+                f"padding is {padding}, more than the images' {height}x{width} pixels; set it to at most "
+                f"{min(height, width)}."
+            )
+        if batch_size is not None and batch_size > len(images):
+            raise UserError(
+                f"batch_size is {batch_size}, but the training split has only {len(images)} images; "
+                f"choose a batch_size of at most {len(images)}."
+            )
 
         self.num_examples = len(images)
-        self.batch_size = self.examples_per_step = batch_size
+        self.examples_per_step = batch_size
         self.steps_per_epoch = 0 if batch_size is None else self.num_examples // batch_size
-        _, height, width, channels = images.shape
         self.image_shape = (channels, height, width)
 
         self._device = torch.device(device)
@@ -174,19 +168,15 @@ class ImageBatches:
         Returns:
             int64 [4, B] on the CPU: index of the example in the split, first row and first column of the crop
             in the padded image (0 to 2 * padding), and whether to mirror the crop (0 or 1).
-
-        Raises:
-            ValueError: the split was built without a batch_size.
         """
-        if self.batch_size is None:
-            raise ValueError("This split has no training batches, because it was built without a batch_size.")
         epoch, position = divmod(step, self.steps_per_epoch)
+        size = self.examples_per_step
         # Drawn for the whole batch on every rank, so that the numbers do not depend on the number of ranks.
         generator = _generator(self._seed, _STEP, step)
-        examples = self._order(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
-        corners = torch.randint(2 * self._padding + 1, (2, self.batch_size), generator=generator)
-        flips = torch.randint(2 if self._flip else 1, (self.batch_size,), generator=generator)
-        share = self.batch_size // self._world_size
+        examples = self._order(epoch)[position * size : (position + 1) * size]
+        corners = torch.randint(2 * self._padding + 1, (2, size), generator=generator)
+        flips = torch.randint(2 if self._flip else 1, (size,), generator=generator)
+        share = size // self._world_size
         return torch.stack((examples, *corners, flips))[:, self._rank * share : (self._rank + 1) * share]
 
     def evaluation_batches(self, batch_size: int = 500) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -197,12 +187,7 @@ class ImageBatches:
 
         Yields:
             As `batch`, with B = `batch_size` on this rank; the last batch may be smaller.
-
-        Raises:
-            ValueError: `batch_size` is not positive.
         """
-        if batch_size < 1:
-            raise ValueError(f"The evaluation batch_size is {batch_size}, but must be 1 or more.")
         first = self.num_examples * self._rank // self._world_size
         end = self.num_examples * (self._rank + 1) // self._world_size
         _, height, width = self.image_shape
@@ -213,7 +198,7 @@ class ImageBatches:
             yield self._normalised(self._padded[start:stop, rows, columns]), self._labels[start:stop]
 
     def _order(self, epoch: int) -> torch.Tensor:
-        # Kept only to save a shuffle a step; for another epoch it is made anew from (seed, epoch).
+        # Kept only to save a shuffle per step; for another epoch it is made anew from (seed, epoch).
         if self._epoch_order is None or self._epoch_order[0] != epoch:
             generator = _generator(self._seed, _EPOCH, epoch)
             self._epoch_order = (epoch, torch.randperm(self.num_examples, generator=generator))
@@ -232,7 +217,7 @@ class ImageSplits:
     Attributes:
         train: with augmentation and training batches.
         validation: held out of the training images; evaluation only.
-        test: "test", the headline, comes first; further entries are subsets of it reported beside it.
+        test: evaluation only.
         num_classes: labels are 0 to num_classes - 1.
         image_shape: (C, H, W).
         digest: SHA-256 of the data set, by which a resume tells whether it reads the same.
@@ -240,12 +225,7 @@ class ImageSplits:
 
     train: ImageBatches
     validation: ImageBatches
-    test: Mapping[str, ImageBatches]
+    test: ImageBatches
     num_classes: int
     image_shape: tuple[int, int, int]
     digest: str
-
-
-def _require_seed(name: str, seed: int) -> None:
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"{name} is {seed}, but must be at least 0 and below 2**63.")

@@ -4,6 +4,7 @@ Every file of a public set is checked against its published MD5 before it is rea
 and left as it is: nothing is deleted, overwritten or downloaded over it.
 """
 
+import math
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 from torchvision.datasets import CIFAR10, MNIST
-from torchvision.datasets.utils import calculate_md5
+
+from data.files import locate, require_md5, require_memory
+from hypernets.errors import UserError
 
 # torchvision publishes the MD5 of MNIST's .gz files only; these are of the files inside them.
 MNIST_RAW_MD5 = {
@@ -39,14 +42,12 @@ class ImageArrays:
     validation_labels: np.ndarray | None = None
 
 
-def cifar10(root: str | Path) -> ImageArrays:
+def cifar10(root: Path) -> ImageArrays:
     """CIFAR-10 (Krizhevsky 2009): 50,000 and 10,000 colour images of 32x32, downloaded to `root` if absent.
 
     Raises:
-        ValueError: a file is there with the wrong MD5.
-        FileNotFoundError: the set is not in `root` and could not be downloaded.
+        UserError: a file has the wrong MD5, or the set is not in `root` and could not be downloaded.
     """
-    root = Path(root).expanduser()
     meta = (CIFAR10.meta["filename"], CIFAR10.meta["md5"])
     extracted = {
         root / CIFAR10.base_folder / name: md5 for name, md5 in (*CIFAR10.train_list, *CIFAR10.test_list, meta)
@@ -62,16 +63,15 @@ def cifar10(root: str | Path) -> ImageArrays:
     )
 
 
-def mnist(root: str | Path) -> ImageArrays:
+def mnist(root: Path) -> ImageArrays:
     """MNIST (LeCun et al. 1998): 60,000 and 10,000 grey images of 28x28, downloaded to `root` if absent.
 
     Raises:
-        ValueError: a file is there with the wrong MD5.
-        FileNotFoundError: the set is not in `root` and could not be downloaded.
+        UserError: a file has the wrong MD5, or the set is not in `root` and could not be downloaded.
     """
-    raw = Path(root).expanduser() / "MNIST" / "raw"
+    raw = root / "MNIST" / "raw"
     extracted = {raw / name: md5 for name, md5 in MNIST_RAW_MD5.items()}
-    _require_files("MNIST", MNIST, raw.parent.parent, extracted, {raw / name: md5 for name, md5 in MNIST.resources})
+    _require_files("MNIST", MNIST, root, extracted, {raw / name: md5 for name, md5 in MNIST.resources})
 
     def images(name: str) -> np.ndarray:
         return np.fromfile(raw / name, dtype=np.uint8, offset=16).reshape(-1, 28, 28, 1)
@@ -91,7 +91,7 @@ def mnist(root: str | Path) -> ImageArrays:
 def _require_files(
     title: str, dataset: type, root: Path, extracted: dict[Path, str], archives: dict[Path, str]
 ) -> None:
-    """Verifies what is there of a public set, and downloads it to `root` if `extracted` is not complete."""
+    """Check what `root` has of a public set, and download the set if `extracted` is not complete."""
     remedy = f"move it away to have {title} downloaded again, or put a good copy in its place"
     require_md5(extracted, remedy)
     if all(path.is_file() for path in extracted):
@@ -102,71 +102,55 @@ def _require_files(
         dataset(root, download=True)
     except (OSError, HTTPException, RuntimeError) as error:  # URLError is an OSError
         reason = " ".join(str(error).split())
-        raise FileNotFoundError(
-            f"{title} is not in {root} and could not be downloaded ({reason}): "
+        raise UserError(
+            f"{title} is not in {root} and could not be downloaded ({reason}); "
             f"put {' and '.join(str(path.relative_to(root)) for path in archives)} into that folder, "
-            "set dataset.root or HYPERNETS_DATA to a folder that holds the set, "
-            "or use the bundled sample data/cifar10_sample.npz."
+            "set dataset.root or HYPERNETS_DATA to a folder that has the set, "
+            "or use the bundled sample (dataset=cifar10_sample)."
         ) from error
     require_md5(extracted, remedy)
 
 
-def require_md5(files: dict[Path, str], remedy: str) -> None:
-    """Raises ValueError for the first of `files` that exists with another MD5 than the one given."""
-    for path, expected in files.items():
-        if path.is_file() and (found := calculate_md5(path)) != expected:
-            raise ValueError(f"{path} is corrupt or incomplete: its MD5 is {found}, expected {expected}; {remedy}.")
-
-
-def arrays(path: str | Path, root: str | Path | None = None) -> ImageArrays:
+def arrays(root: Path, path: str | Path | None = None) -> ImageArrays:
     """A user's own images: an .npz with x_train, y_train, x_test, y_test.
 
     If it also has x_validation and y_validation, those are its validation split.
 
     Images are uint8 [N, H, W, C] or, for grey ones, [N, H, W], with one H, W, C for all splits. Labels are
-    integers [N]; the training labels take every value of 0 .. K - 1, the others no further one.
+    integers [N]. The training labels take every value of 0 .. K - 1, and the others none beyond these.
 
     Args:
-        path: looked up as given, and then, if it is relative, from `root`.
+        root, path: see `locate`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not as above; the message names the file and the array.
+        UserError: there is no such file, or it is not as above; the message names the file and the array.
     """
-    path = locate(path, root, "an .npz with x_train, y_train, x_test and y_test")
+    path = locate(root, path, "an .npz with x_train, y_train, x_test and y_test")
     found = _read_npz(path)
-    required = ["x_train", "y_train", "x_test", "y_test"]
+    splits = ["train", "test"]
     if "x_validation" in found or "y_validation" in found:
-        required += ["x_validation", "y_validation"]
+        splits.append("validation")
+    required = [f"{array}_{split}" for split in splits for array in "xy"]
     if missing := [key for key in required if key not in found]:
-        raise ValueError(
-            f"{path} lacks {', '.join(missing)}; it has {', '.join(found) or 'no arrays'}, but must have "
-            f"{', '.join(required)}."
-        )
+        raise UserError(f"{path} lacks {', '.join(missing)}; save {', '.join(required)} in it.")
 
-    splits = ["train", "test"] + (["validation"] if "x_validation" in found else [])
     images = {split: _checked_images(path, f"x_{split}", found[f"x_{split}"]) for split in splits}
     labels = {split: _checked_labels(path, f"y_{split}", found[f"y_{split}"], images[split]) for split in splits}
     for split in splits:
         if images[split].shape[1:] != images["train"].shape[1:]:
-            raise ValueError(
+            raise UserError(
                 f"{path}: images of x_{split} are {list(images[split].shape[1:])}, but those of x_train are "
-                f"{list(images['train'].shape[1:])} [H, W, C]; all must be of one size."
+                f"{list(images['train'].shape[1:])} [H, W, C]; save images of one size."
             )
 
-    classes = np.unique(labels["train"])
-    num_classes = len(classes)
-    if num_classes < 2 or not np.array_equal(classes, np.arange(num_classes)):
-        raise ValueError(
-            f"{path}: y_train has {num_classes} different labels from {classes[0]} to {classes[-1]}, "
-            "but labels must be 0, 1, ..., K - 1 with all of at least two classes present; renumber them."
-        )
-    for split in splits:
-        if labels[split].min() < 0 or labels[split].max() >= num_classes:
-            raise ValueError(
-                f"{path}: labels of y_{split} go from {labels[split].min()} to {labels[split].max()}, "
-                f"but those of y_train go from 0 to {num_classes - 1}; "
-                "every class must be among the training examples."
+    classes = {split: np.unique(labels[split]) for split in splits}
+    num_classes = len(classes["train"])
+    for split, present in classes.items():
+        if num_classes < 2 or present[0] < 0 or present[-1] >= num_classes:
+            raise UserError(
+                f"{path}: labels of y_{split} go from {present[0]} to {present[-1]}, and y_train has {num_classes} "
+                "different ones, but they must be 0, 1, ..., K - 1 for a K of at least 2, all of them in y_train; "
+                "renumber them."
             )
     return ImageArrays(
         images["train"],
@@ -179,57 +163,56 @@ def arrays(path: str | Path, root: str | Path | None = None) -> ImageArrays:
     )
 
 
-def locate(path: str | Path, root: str | Path | None, expected: str) -> Path:
-    """The file `path` as it is given or, if that is relative, from `root`.
-
-    Raises:
-        FileNotFoundError: there is neither; the message says to set dataset.path to what is `expected`.
-    """
-    path = Path(path).expanduser()
-    tried = [path]
-    if root is not None and not path.is_absolute():
-        tried.append(Path(root).expanduser() / path)
-    for candidate in tried:
-        if candidate.is_file():
-            return candidate
-    raise FileNotFoundError(
-        f"There is no file {' and no file '.join(str(candidate) for candidate in tried)}: "
-        f"set dataset.path to {expected}."
-    )
-
-
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays whose names begin with "x_" or "y_"; others are not read."""
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("it holds a single array")
-        with archive:
-            return {key: archive[key] for key in archive.files}
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        with zipfile.ZipFile(path) as archive:
+            members = [member for member in archive.infolist() if member.filename.startswith(("x_", "y_"))]
+            require_memory(path, sum(member.file_size for member in members))
+            return {member.filename.removesuffix(".npy"): _read_array(archive, member) for member in members}
+    except UserError:
+        raise
+    except (ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         reason = " ".join(str(error).split()).rstrip(".")
-        raise ValueError(
+        raise UserError(
             f"{path} cannot be read as an .npz of plain arrays ({reason}); "
             "write it with numpy.savez_compressed from arrays of integers."
         ) from error
 
 
+def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    numpy_format = np.lib.format
+    with archive.open(member) as file:
+        is_short = numpy_format.read_magic(file) == (1, 0)
+        read_header = numpy_format.read_array_header_1_0 if is_short else numpy_format.read_array_header_2_0
+        shape, _, dtype = read_header(file)
+        claimed, held = math.prod(shape) * dtype.itemsize, member.file_size - file.tell()
+        if claimed != held and not dtype.hasobject:  # numpy would allocate what the header claims
+            raise ValueError(f"the header of {member.filename} claims {claimed:,} bytes, but it holds {held:,}")
+        file.seek(0)
+        return numpy_format.read_array(file, allow_pickle=False)
+
+
 def _checked_images(path: Path, key: str, images: np.ndarray) -> np.ndarray:
-    if images.dtype != np.uint8:
-        raise ValueError(f"{path}: {key} is {images.dtype}, but images must be uint8, 0 to 255.")
-    if images.ndim not in (3, 4):
-        raise ValueError(
-            f"{path}: {key} has shape {list(images.shape)}, but images must be [N, H, W, C], or [N, H, W] if grey."
+    """The images as [N, H, W, C]."""
+    shape = list(images.shape)
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.size == 0:
+        raise UserError(
+            f"{path}: {key} is {images.dtype} {shape}, but images must be uint8 (0 to 255) [N, H, W, C], or [N, H, W] "
+            "if grey, with N of at least 1; convert them."
         )
-    if images.size == 0:
-        raise ValueError(f"{path}: {key} has shape {list(images.shape)}, but must hold at least one image.")
+    if images.ndim == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3):
+        raise UserError(
+            f"{path}: {key} has shape {shape}, which looks like [N, C, H, W], but images must be [N, H, W, C]; "
+            f"save {key}.transpose(0, 2, 3, 1)."
+        )
     return images if images.ndim == 4 else images[..., None]
 
 
 def _checked_labels(path: Path, key: str, labels: np.ndarray, images: np.ndarray) -> np.ndarray:
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"{path}: {key} is {labels.dtype}, but labels must be integers.")
-    if labels.shape != (len(images),):
-        raise ValueError(
-            f"{path}: {key} has shape {list(labels.shape)}, but must be [{len(images)}], one label for each image."
+    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (len(images),):
+        raise UserError(
+            f"{path}: {key} is {labels.dtype} {list(labels.shape)}, but labels must be integers [{len(images)}], "
+            "one per image; convert them."
         )
     return labels.astype(np.int64)

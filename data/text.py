@@ -5,13 +5,15 @@ Shape legend
     N        characters in the split
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from hypernets.errors import UserError
 
 IGNORED = -100  # a target that is not counted: the one that PyTorch's cross-entropy leaves out
 
@@ -39,7 +41,7 @@ class TrainingStreams:
 
     Args:
         ids: integers [N], below the size of the vocabulary.
-        batch_size: streams over all ranks.
+        batch_size: streams over all ranks; a multiple of their number.
         sequence_length: characters in a window, over which gradients go back in time.
         device: where the text is held and windows are made.
         rank, world_size: this process's place in data-parallel training.
@@ -49,8 +51,7 @@ class TrainingStreams:
         examples_per_step: characters in a window over all ranks.
 
     Raises:
-        ValueError: an argument makes no sense, the text is too short, or the streams do not divide evenly among the
-            ranks.
+        UserError: the text is too short.
     """
 
     def __init__(
@@ -63,16 +64,9 @@ class TrainingStreams:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        _require_positive(batch_size=batch_size, sequence_length=sequence_length)
-        _require_rank(rank, world_size)
-        if batch_size % world_size:
-            raise ValueError(
-                f"batch_size is {batch_size}, which {world_size} processes cannot share equally; "
-                f"choose a multiple of {world_size}."
-            )
         stream_length = (len(ids) - 1) // batch_size  # inputs; the last one's target is one further
         if stream_length < sequence_length:
-            raise ValueError(
+            raise UserError(
                 f"The training text has {len(ids)} characters, too few for a batch_size of {batch_size} streams with a "
                 f"sequence_length of {sequence_length}, which need {batch_size * sequence_length + 1}; "
                 "choose a smaller batch_size or sequence_length, or a longer text."
@@ -106,14 +100,11 @@ class EvaluationStreams:
     time. The ranks take contiguous shares of the streams; a share may be empty.
 
     Args:
-        ids: integers [N].
+        ids: integers [N], at least two.
         streams: number of streams; fewer are used where their own parts would be shorter than the warm-up.
         warm_up: characters that each stream but the first reads before its own.
         window: T, which changes nothing but the memory that a pass takes.
         device, rank, world_size: as for `TrainingStreams`.
-
-    Raises:
-        ValueError: an argument makes no sense, or the text has fewer than two characters.
     """
 
     def __init__(
@@ -127,11 +118,8 @@ class EvaluationStreams:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        _require_positive(streams=streams, warm_up=warm_up, window=window)
-        _require_rank(rank, world_size)
-        if len(ids) < 2:
-            raise ValueError(f"A text to be evaluated has {len(ids)} characters; it must have at least two.")
         predictions = len(ids) - 1
+        warm_up = min(warm_up, predictions)
         streams = max(1, min(streams, predictions // warm_up - 1))
         # The first stream counts all it reads: length + (streams - 1) * (length - warm_up) >= predictions.
         self._length = -(-(predictions + (streams - 1) * warm_up) // streams)
@@ -160,24 +148,13 @@ class TextSplits:
     Attributes:
         train: in parallel streams.
         validation: in parallel streams, for speed.
-        test: "test" alone.
+        test: in as many streams as the setting says, one by default.
         vocabulary: the characters that the ids 0, 1, ... stand for; see data/text_sources.py for bytes.
         digest: SHA-256 of the text, by which a resume tells whether it reads the same.
     """
 
     train: TrainingStreams
     validation: EvaluationStreams
-    test: Mapping[str, EvaluationStreams]
+    test: EvaluationStreams
     vocabulary: str
     digest: str
-
-
-def _require_positive(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name} is {size!r}, but must be a whole number of at least 1.")
-
-
-def _require_rank(rank: int, world_size: int) -> None:
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank is {rank}, but must lie between 0 and world_size - 1 = {world_size - 1}.")
