@@ -2,128 +2,156 @@
 
 A checkpoint is one dictionary of tensors and plain Python values. It is written to a temporary file, forced to disk
 and renamed, and the one before it is kept: whenever the process or the machine stops, at least one complete
-checkpoint is on disk.
+checkpoint is on disk. Each knows the id of its run.
 """
 
+import io
 import os
 import pickle
-import warnings
+import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
+
+from hypernets import UserError
 
 NEWEST = "checkpoint.pt"
 PREVIOUS = "checkpoint.previous.pt"
 BEST = "best.pt"
 PREVIOUS_BEST = "best.previous.pt"
 DAMAGED = "checkpoint.damaged.pt"
+KEYS = {"run", "step", "looked_at", "network", "optimizer", "carried", "window", "window_steps", "best", "metrics"}
+KEYS_OF_BEST = {"run", "step", "network"}
 
 
-class UnsafeCheckpoint(ValueError):
+class UnsafeCheckpoint(UserError):
     """A whole checkpoint that holds more than data: not an accident, so no other file is tried in its place."""
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object], keep: Path | None = None) -> None:
-    """Replace the file at `path` by what `write(file)` writes; a reader sees the old file or the new one, never a part.
+def write_atomically(path: Path, content: bytes, keep: Path | None = None) -> None:
+    """Replace the file at `path`; a reader sees the old file or the new one, never a part.
 
     The old file is moved to `keep`, where that is given.
 
     Raises:
-        ValueError: it cannot be written; the old file stays.
+        UserError: it cannot be written, for example because the disk is full; the old file stays.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
         with open(temporary, "wb") as file:
-            write(file)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
-    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError where the disk is full
+        if keep is not None and path.exists():
+            os.replace(path, keep)
+        os.replace(temporary, path)
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)  # the renames themselves
+        finally:
+            os.close(descriptor)
+    except OSError as error:
         temporary.unlink(missing_ok=True)
-        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
-        raise ValueError(
-            f"Cannot write {path} ({reason}); what was there is kept. Make room on the disk, or let it be written, "
-            "then resume with -r."
+        raise UserError(
+            f"Cannot write {path} ({error.strerror}); what was there is kept. Make room on the disk, or let it be "
+            "written, then go on with -r."
         ) from None
-    if keep is not None and path.exists():
-        os.replace(path, keep)
-    os.replace(temporary, path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)  # the renames themselves
-    finally:
-        os.close(descriptor)
+
+
+def save(path: Path, state: dict[str, Any], keep: Path) -> None:
+    """Write a checkpoint; the one in its place before is moved to `keep`."""
+    content = io.BytesIO()  # torch.save does not say why it could not write to a file
+    torch.save(state, content)
+    write_atomically(path, content.getbuffer(), keep)
 
 
 def save_best(directory: Path, state: dict[str, Any]) -> None:
-    """Write the best model so far; the one before is kept, for a checkpoint that does not know this one."""
-    write_atomically(directory / BEST, lambda file: torch.save(state, file), keep=directory / PREVIOUS_BEST)
+    """Write the best network so far; the one before is kept, for a checkpoint that does not know this one."""
+    save(directory / BEST, state, directory / PREVIOUS_BEST)
 
 
 def save_checkpoint(directory: Path, state: dict[str, Any]) -> None:
     """Write the newest checkpoint; the one that was the newest is kept as the previous one."""
-    write_atomically(directory / NEWEST, lambda file: torch.save(state, file), keep=directory / PREVIOUS)
+    save(directory / NEWEST, state, directory / PREVIOUS)
 
 
-def load_checkpoint(directory: Path) -> dict[str, Any]:
-    """Return the newest complete checkpoint, on the CPU, to go on from; warn where that is not the newest file.
+def exists(directory: Path) -> bool:
+    """Whether a run has saved a checkpoint."""
+    return (directory / NEWEST).exists() or (directory / PREVIOUS).exists()
 
-    The newest file is moved aside then, so that the next save does not put it in the place of the complete one.
+
+def load_checkpoint(directory: Path, run: str) -> dict[str, Any]:
+    """Return the newest complete checkpoint of a run, on the CPU; say so if that is not the newest file.
+
+    The newest file is moved aside then, so that the next save does not put it in the place of the complete one. The
+    best network is put back to the one that the checkpoint knows.
 
     Raises:
-        ValueError: as `read_newest`.
+        UserError: as `read_newest`.
     """
-    state, problems = read_newest(directory)
+    state, problems = read_newest(directory, run)
     if problems:
-        previous = f"{directory / PREVIOUS} (step {state['step']})"
-        warnings.warn(f"{problems[0]} Continuing from {previous} instead.", stacklevel=2)
-        os.replace(directory / NEWEST, directory / DAMAGED)
-    if state["best"] is not None:
-        _go_back_to_best(directory, state)
+        print(f"{problems[0]} Going on from {directory / PREVIOUS} (step {state['step']}).", file=sys.stderr)
+        if (directory / NEWEST).exists():  # it is not after a kill between the two renames
+            os.replace(directory / NEWEST, directory / DAMAGED)
+    if state["best"] is not None and load_best(directory, run, state["best"]["step"]) is None:
+        print(f"The best network of {directory}, of step {state['best']['step']}, is lost.", file=sys.stderr)
+        state["best"] = None
     return state
 
 
-def _go_back_to_best(directory: Path, state: dict[str, Any]) -> None:
-    """Put back the best model that a checkpoint knows, where a process was killed between a better one and its save."""
+def load_best(directory: Path, run: str, step: int | None = None) -> dict[str, Any] | None:
+    """Return the best network, of a certain step if given, and keep it as best.pt; None if it is lost.
+
+    After a kill, best.pt may be one ahead of the checkpoint, and the one that it knows is the one before.
+    """
     for path in (directory / BEST, directory / PREVIOUS_BEST):
-        if path.exists() and load(path)["step"] == state["best"]["step"]:
-            if path.name == PREVIOUS_BEST:
+        try:
+            state = load(path, run, KEYS_OF_BEST)
+        except UnsafeCheckpoint:
+            raise
+        except UserError:
+            continue
+        if step is None or state["step"] == step:
+            if path.name == PREVIOUS_BEST and step is not None:
                 os.replace(path, directory / BEST)
-            return
-    warnings.warn(f"The best network of {directory}, of step {state['best']['step']}, is lost.", stacklevel=3)
-    state["best"] = None
+            return state
+    return None
 
 
-def read_newest(directory: Path) -> tuple[dict[str, Any], list[str]]:
-    """Return the newest complete checkpoint, on the CPU, and what is wrong with a newer file.
+def read_newest(directory: Path, run: str) -> tuple[dict[str, Any], list[str]]:
+    """Return the newest complete checkpoint of a run, on the CPU, and what is wrong with a newer file.
 
     Changes nothing, and can be called while a training saves there.
 
     Raises:
-        ValueError: no checkpoint, none that is complete, or one that is not data alone.
+        UserError: no checkpoint, none that is complete, or one that is of another run or not only data.
     """
     problems = []
     for path in (directory / NEWEST, directory / PREVIOUS):
         try:
-            return load(path), problems
-        except FileNotFoundError:
-            continue
+            return load(path, run, KEYS), problems
         except UnsafeCheckpoint:
             raise
-        except ValueError as problem:
+        except UserError as problem:
             problems.append(str(problem))
-    raise ValueError(" ".join(problems) or f"There is no checkpoint in {directory}; start a new run, or name another.")
+    raise UserError(" ".join(problems))
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path, run: str, keys: set[str]) -> dict[str, Any]:
     """Return what was saved at `path`, on the CPU.
 
+    Args:
+        path: the file.
+        run: the id of the run that it must be of.
+        keys: what it must have.
+
     Raises:
-        ValueError: the file is truncated or corrupt (its checksums are verified).
+        UserError: there is no such file, it is truncated or corrupt (its checksums are verified), or it is not a
+            checkpoint of this run.
         UnsafeCheckpoint: it holds more than tensors and plain values, which could run code when it is loaded.
-        FileNotFoundError: there is no such file.
     """
     try:
         with zipfile.ZipFile(path) as archive:  # torch.load does not compare checksums
@@ -131,9 +159,9 @@ def load(path: Path) -> dict[str, Any]:
             damaged = next((entry.filename for entry in archive.infolist() if entry.external_attr), archive.testzip())
         if damaged is not None:
             raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise
+        raise UserError(f"There is no checkpoint {path}.") from None
     except pickle.UnpicklingError:
         raise UnsafeCheckpoint(
             f"The checkpoint {path} holds more than tensors and plain values and was not loaded, since loading it "
@@ -141,4 +169,10 @@ def load(path: Path) -> dict[str, Any]:
         ) from None
     except Exception as error:  # both readers raise a dozen kinds, depending on which byte is wrong
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"The checkpoint {path} is truncated, corrupt or not a checkpoint ({reason}).") from None
+        raise UserError(f"The checkpoint {path} is truncated, corrupt or not a checkpoint ({reason}).") from None
+    if not isinstance(state, dict) or not keys <= state.keys():
+        missing = ", ".join(sorted(keys - state.keys())) if isinstance(state, dict) else "everything"
+        raise UserError(f"The checkpoint {path} is not one that this program wrote: it lacks {missing}.")
+    if state["run"] != run:
+        raise UserError(f"The checkpoint {path} belongs to another run; put back the one that this run wrote.")
+    return state

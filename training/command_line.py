@@ -1,26 +1,26 @@
-"""What a user sees of a mistake: one line on standard error and a non-zero exit status."""
+"""Between a user's command line and a run: `train.py -r [RUN]`, and mistakes as one line."""
 
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-import hydra
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from hypernets import UserError
+from training.run import most_recent_run, read_facts
 
 
 @contextmanager
 def one_line_errors(program: str) -> Iterator[None]:
-    """Within this context, errors that a user can put right end the program with one line; others keep their traceback.
+    """Within this context, a user's mistake ends the program with one line; other errors keep their traceback.
 
-    Such are ValueError and OSError, whose messages this project words for users, and all errors in composing a
-    configuration.
+    A mistake is a `UserError`, or one of Hydra's errors in composing a configuration.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors instead of printing them
     try:
@@ -31,80 +31,117 @@ def one_line_errors(program: str) -> Iterator[None]:
         sys.exit(f"{program}: {_missing_choice(error)}")
     except MissingMandatoryValue as error:
         sys.exit(f"{program}: {error.full_key} is not set; set it with {error.full_key}=VALUE.")
-    except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"{program}: {' '.join(str(error).split())}")
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        message = " ".join(str(error).split())
+        # Hydra's hint would be refused when followed: a setting that nothing reads is an error here.
+        message, hint, _ = message.partition(" To append to your config")
+        if hint:
+            message = message.replace("Could not override", "There is no setting").removesuffix(".")
+            message += "; the same command with --cfg job in place of this setting prints all there are."
+        sys.exit(f"{program}: {message}")
 
 
 def _missing_choice(error: MissingConfigException) -> str:
     """Name what was chosen and what there is; Hydra's own message adds its search path."""
     group, _, choice = str(error.missing_cfg_file).rpartition("/")
-    options = ", ".join(sorted(error.options or ()))
-    return f"There is no {choice!r} in the configuration group {group!r}" + (
-        f"; choose one of {options}." if options else "."
-    )
+    options = list(error.options or ())
+    if group.startswith("experiment"):  # Hydra lists only the files beside the missing one
+        folder = Path(__file__).resolve().parent.parent / "configs" / "experiment"
+        options = [str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml")]
+        choice, group = str(error.missing_cfg_file).removeprefix("experiment/"), "experiment"
+    listed = ", ".join(sorted(options))
+    return f"There is no {choice!r} in the configuration group {group!r}{f'; choose one of {listed}' * bool(listed)}."
 
 
-# The groups whose `name` says which code runs; that of a data set or a budget is for people.
-GROUPS = ("main_net", "hypernet", "optimizer", "schedule", "logger")
+def rewrite_resume(arguments: list[str]) -> list[str]:
+    """Turn `-r [RUN]` or `--resume [RUN]` into RUN's overrides, those given now, and `resume=RUN`.
 
+    RUN's overrides are those of its first launch, then those given when it was resumed before. Without RUN, the run
+    that was started or resumed last is meant. An override given later replaces an earlier one of the same key.
+    Arguments without -r are returned as they are. (Hydra has a flag -r of its own, --run, and would take ours for it.)
 
-def check_settings(settings: Mapping[str, Any]) -> None:
-    """Compare the composed settings with those that the chosen configuration files alone lead to.
-
-    To be called within Hydra's main.
+    Args:
+        arguments: the command line without the program's name.
 
     Raises:
-        ValueError: naming a key that the files do not have, one of theirs that was deleted, one whose value is of
-            another kind than theirs, or a name that does not belong to the settings beside it.
+        UserError: no run to resume, or -r together with a sweep or another run.
     """
-    choices = HydraConfig.get().runtime.choices
-    chosen = [f"{group}={name}" for group, name in choices.items() if name and not group.startswith("hydra/")]
-    expected = hydra.compose("train", chosen)
-    _compare(settings, expected, "")
-    for group in GROUPS:
-        name, of_file = settings[group]["name"], expected[group]["name"]
-        if name != of_file:
-            options = GlobalHydra.instance().config_loader().get_group_options(group)
-            raise ValueError(
-                f"{group}.name is {name!r}, but the settings beside it are those of {of_file!r}; choose one of "
-                f"{', '.join(f'{group}={option}' for option in options)} instead."
-            )
+    arguments = [
+        part for each in arguments for part in (each.split("=", 1) if each.startswith("--resume=") else [each])
+    ]
+    flags = [index for index, argument in enumerate(arguments) if argument in ("-r", "--resume")]
+    if not flags:
+        return arguments
+    if len(flags) > 1:
+        raise UserError("-r was given more than once; resume one run at a time.")
+    if any(argument in ("-m", "--multirun") for argument in arguments):
+        raise UserError("-r resumes one run and cannot be combined with the sweep -m.")
+    before, after = arguments[: flags[0]], arguments[flags[0] + 1 :]
+    if after and not after[0].startswith(("-", "+", "~")) and "=" not in after[0]:
+        run, after = Path(after[0]).expanduser(), after[1:]
+    else:
+        run = most_recent_run(place_of_runs(arguments))
+    facts = read_facts(run)
+    given = [*before, *after]
+    overrides = [each for each in given if not each.startswith("-") and ("=" in each or each[:1] in ("+", "~"))]
+    flags = [each for each in given if each not in overrides]  # such as --cfg job; argparse wants them in one place
+    merged = {key_of_override(each): each for each in [*facts["overrides"], *facts["resumed_with"], *overrides]}
+    return [*merged.values(), f"resume={_quoted(str(run))}", *flags]
 
 
-def _compare(settings: Mapping[str, Any], expected: Any, prefix: str) -> None:
-    for key in expected:
-        if key not in settings:
-            raise ValueError(f"The setting {prefix}{key} is missing; it cannot be taken away with ~{prefix}{key}.")
-    for key, value in settings.items():
-        name = prefix + str(key)
-        if OmegaConf.is_missing(expected, key):  # `in` would deny that it is there
-            continue
-        if key not in expected:
-            raise ValueError(f"There is no setting {name!r}; the settings there are: {', '.join(expected)}.")
-        default = expected[key]
-        if isinstance(value, Mapping) and isinstance(default, DictConfig) and default:
-            _compare(value, default, name + ".")
-        elif not _same_kind(value, default):
-            raise ValueError(f"{name} is {value!r}; it must be {_KINDS[type(default)]}, such as {default!r}.")
+def resolve_printed(arguments: list[str]) -> list[str]:
+    """Let `--cfg job` print values, not how they are interpolated."""
+    is_printed = any(pair in (("--cfg", "job"), ("-c", "job")) for pair in zip(arguments, arguments[1:], strict=False))
+    return [*arguments, "--resolve"] if is_printed and "--resolve" not in arguments else arguments
 
 
-_KINDS = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    ListConfig: "a list",
-    DictConfig: "a mapping",
-}
+def with_absolute_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run with the data set's paths absolute, so that they hold from whatever folder.
+
+    A dataset.path that is not there stays: it may be relative to the data root.
+    """
+    paths = {}
+    for key in ("path", "root"):
+        if isinstance(given := settings["dataset"].get(key), str):
+            path = Path(given).expanduser().absolute()
+            paths[key] = str(path) if key == "root" or path.exists() else given
+    return {**settings, "dataset": {**settings["dataset"], **paths}}
 
 
-def _same_kind(value: Any, default: Any) -> bool:
-    if default is None:
-        return True  # checked where it is used
-    if isinstance(default, float):
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if isinstance(default, ListConfig):
-        return isinstance(value, list) and all(_same_kind(item, next(iter(default), None)) for item in value)
-    if isinstance(default, DictConfig):
-        return isinstance(value, Mapping)
-    return type(value) is type(default)
+def overrides_to_keep(overrides: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
+    """The overrides that a later resume repeats, from whatever folder: with absolute paths, without `resume`.
+
+    Args:
+        overrides: the command line.
+        settings: what it led to, as `with_absolute_paths` returns it.
+    """
+    paths = {f"dataset.{key}": settings["dataset"].get(key) for key in ("path", "root")}
+    paths["runs"] = str(Path(settings["runs"]).expanduser().absolute())
+    kept = []
+    for override in overrides:
+        key = key_of_override(override)
+        if paths.get(key) is not None:
+            override = f"{key}={_quoted(str(paths[key]))}"
+        if key != "resume":
+            kept.append(override)
+    return kept
+
+
+def place_of_runs(arguments: Sequence[str]) -> Path:
+    """The folder in which a command line has its run directories made."""
+    places = [argument for argument in arguments if argument.startswith("runs=")]
+    return Path(str(_value(places[-1])) if places else "runs").expanduser()
+
+
+def key_of_override(override: str) -> str:
+    """The key or the group that an override of Hydra's sets."""
+    return override.split("=", 1)[0].lstrip("+~")
+
+
+def _value(override: str) -> object:
+    return OverridesParser.create().parse_override(override).value()
+
+
+def _quoted(text: str) -> str:
+    """A string in the grammar of Hydra's overrides."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -1,4 +1,4 @@
-"""Data parallelism: one process a GPU (or a few threads of a CPU), started by torchrun.
+"""Data parallelism: one process per GPU (or a few threads of a CPU), started by torchrun.
 
 Every process takes its slice of the same global batch, so the step count, the learning rates and the meaning of a
 batch do not depend on how many processes there are.
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed
 from torch import Tensor, nn
+
+from hypernets import UserError
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,12 @@ def start_processes(device: str) -> Processes:
         device: "auto" (a GPU where there is one), "cpu" or "cuda".
 
     Raises:
-        ValueError: an unknown device, or "cuda" where PyTorch sees no GPU.
+        UserError: an unknown device, or "cuda" where PyTorch sees no GPU.
     """
     if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"There is no device {device!r}; choose device=auto, device=cpu or device=cuda.")
+        raise UserError(f"There is no device {device!r}; choose device=auto, device=cpu or device=cuda.")
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device=cuda was asked for, but PyTorch sees no GPU; choose device=cpu or device=auto.")
+        raise UserError("device=cuda was asked for, but PyTorch sees no GPU; choose device=cpu or device=auto.")
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if device == "cpu" or not torch.cuda.is_available():
         chosen = torch.device("cpu")

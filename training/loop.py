@@ -6,11 +6,9 @@ identical to one that is not.
 """
 
 import math
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,62 +17,54 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from hypernets import UserError
 from training import checkpoint
 from training.distributed import Processes, synchronise_batch_norm
+from training.logger import Logger
+from training.pictures import write_picture
 from training.precision import autocast
-from training.run_directory import RunDirectory
+from training.run import Run
+from training.signals import StopSignals
+from training.task import Metric, Splits, Task
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to train and how often to look, all in optimizer steps.
-
-    Raises:
-        ValueError: a number below one.
-    """
+    """How long to train and how often to look, all in optimizer steps."""
 
     steps: int
     validate_every: int
     checkpoint_every: int
     log_every: int
 
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"budget.{name} is {value!r}; it must be a whole number of at least 1.")
+
+class NonFinite(UserError):
+    """A loss, a gradient or a weight became infinite or not a number."""
 
 
-class NonFiniteLoss(ValueError):
-    """The loss or a gradient became infinite or not a number."""
-
-
-class Interrupted(Exception):
-    """A signal asked the run to stop; it has saved a checkpoint."""
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(signal.Signals(signal_number).name)
-        self.signal_number = signal_number
+class StoppedEvaluation(Exception):
+    """A signal came in the middle of an evaluation, whose values are therefore not known."""
 
 
 @dataclass
 class State:
-    """What a step changes besides the main network and the optimizer."""
+    """What a step changes besides the network and the optimizer."""
 
     window: Tensor  # sums of loss and gradient norm since the last logged row, float64 [2], on the device
     carried: Any = None  # the task's state between batches
     step: int = 0  # optimizer steps done
+    looked_at: int = 0  # the step after which the run was last looked at: logged, validated and saved as is due
     window_steps: int = 0
     best: dict[str, float] | None = None  # {"step": ..., metric: ...} of the best validation
 
 
 @dataclass
 class Trainer:
-    """One training run: `train` takes it to its last step, from the first or where `restore` put it; `test` follows.
+    """One training run: `begin`, then `run`, which trains to the last step and tests the best network.
 
     Args:
-        task: see training/tasks.py; on its device.
-        splits: has `train.batch(step)`, `train.steps_per_epoch`, `train.examples_per_step` (images, or characters),
-            and `validation` and the values of `test` with `evaluation_batches()`.
+        task: on its device; see training/task.py.
+        splits: the data; see training/task.py.
         optimizer: over the task's parameters.
         learning_rate: the rate at a step, counted from zero.
         gradient_clip: the largest norm of the whole gradient, or None.
@@ -84,13 +74,13 @@ class Trainer:
         compile_task: whether to compile the task.
         sync_batch_norm: with several processes, whether batch norm covers the global batch.
         processes: this process and the others.
-        run: the run directory, in the first process; None in the others.
+        directory: the run, in the first process; None in the others.
         session: facts about this process, kept in the run directory.
-        logger: see training/logger.py; gets the rows of metrics.jsonl, with the speed added.
+        open_logger: called with all rows of the run so far, after `begin`; see training/logger.py.
     """
 
-    task: nn.Module
-    splits: Any
+    task: Task
+    splits: Splits
     optimizer: torch.optim.Optimizer
     learning_rate: Callable[[int], float]
     gradient_clip: float | None
@@ -100,9 +90,9 @@ class Trainer:
     compile_task: bool
     sync_batch_norm: bool
     processes: Processes
-    run: RunDirectory | None
+    directory: Run | None
     session: Mapping[str, Any]
-    logger: Any
+    open_logger: Callable[[], Logger]
 
     def __post_init__(self) -> None:
         processes, device = self.processes, self.processes.device
@@ -116,66 +106,74 @@ class Trainer:
         self.autocast = autocast(self.precision, device)
         self.parameters = list(self.task.parameters())
         self.state = State(window=torch.zeros(2, dtype=torch.float64, device=device))
+        self.stop = StopSignals()
 
-    def train(self) -> None:
-        """Train up to the budget's last step; keep the main network that is best on validation.
+    def begin(self) -> None:
+        """Make the directory of a new run, or go on from the newest checkpoint of an earlier one; open the logger.
+
+        Everything that can be refused is checked before anything in the directory changes.
 
         Raises:
-            NonFiniteLoss: the checkpoint from before it is kept.
-            Interrupted: by SIGINT or SIGTERM, after saving a checkpoint.
+            UserError: the data or a file of the run is not what it was, or the checkpoint does not fit.
         """
-        state, budget, train_split = self.state, self.budget, self.splits.train
-        self.first_step = state.step
-        if state.step == 0:
-            self._save()  # so that there is a checkpoint to go back to, whatever happens in the first steps
+        saved = self.directory.newest_checkpoint(self.splits.digest) if self.directory is not None else None
+        saved = self.processes.broadcast(saved)
+        if saved is not None:
+            self._restore(saved)
+        if self.directory is not None:
+            self.directory.start(saved["metrics"] if saved is not None else None)
+        self.first_step = self.state.step
+        self.logger = self.open_logger()
+
+    def run(self) -> dict[str, float]:
+        """Train to the budget's last step, keep the network that is best on validation, and test that once.
+
+        Returns:
+            {"loss": ..., metric: ...} on the test split.
+
+        Raises:
+            NonFinite: the checkpoint from before it is kept.
+            Interrupted: by a signal, after saving a checkpoint.
+        """
+        with self.stop.noted():
+            try:
+                if self.state.step == 0:
+                    self._save()  # so that there is a checkpoint to go back to, whatever happens in the first steps
+                self._train()
+                return self._test()
+            except StoppedEvaluation:
+                if self.state.looked_at < self.state.step:  # otherwise it is saved already
+                    self._save()
+                raise self.stop.interruption() from None
+
+    def _train(self) -> None:
+        state, budget = self.state, self.budget
         progress = _progress_bar(budget.steps, state.step, self.processes.is_first)
         clock, clock_step = time.monotonic(), state.step
         self.task.train()
-        with _stop_signals() as stop_signal:
-            while state.step < budget.steps:
+        try:
+            while True:
+                stop = False
+                if state.step > state.looked_at:
+                    log = state.step % budget.log_every == 0 or state.step == budget.steps
+                    # Several processes have to agree, which costs them a wait.
+                    if self.processes.world_size == 1 or log:
+                        stop = self.processes.any(self.stop.received)
+                    if stop or any(self._is_due(every) for every in vars(budget).values()):
+                        self._check_finite()  # waits for the device, so that the clock is right
+                        self._look(progress, (state.step - clock_step) / (time.monotonic() - clock), stop)
+                        clock, clock_step = time.monotonic(), state.step  # looking is not part of the speed
+                if state.step == budget.steps:
+                    return
+                if stop:
+                    raise self.stop.interruption()
                 self._step()
                 progress.update()
-                is_last = state.step == budget.steps
-                log = is_last or state.step % budget.log_every == 0
-                validate = is_last or state.step % budget.validate_every == 0
-                save = is_last or state.step % budget.checkpoint_every == 0
-                stop = False
-                if self.processes.world_size == 1 or log:  # several processes have to agree, which costs them a wait
-                    stop = self.processes.any(stop_signal() is not None)
-                if not (log or validate or save or stop):
-                    continue
-                self._check_finite()  # before anything is saved; waits for the device, so that the clock is right
-                speed = train_split.examples_per_step * (state.step - clock_step) / (time.monotonic() - clock)
+        finally:
+            progress.close()
 
-                row = self._training_row() if log else {}
-                if validate:
-                    row |= self._validate()
-                    save |= state.best["step"] == state.step  # so that best.pt is at most one ahead of the checkpoint
-                if row and self.processes.is_first:
-                    row = _position(state.step, train_split.steps_per_epoch, train_split.examples_per_step) | row
-                    self.run.append_metrics(row)
-                    images = self.task.images() if validate and self.logger.shows_images else None
-                    self.logger.log({**row, "speed/examples_per_second": speed}, images)
-                    _show(progress, row, self.task.metric, speed, budget.steps)
-                if save or stop:
-                    self._save()
-                clock, clock_step = time.monotonic(), state.step  # validating and saving are not part of the speed
-                if stop and not is_last:
-                    progress.close()
-                    raise Interrupted(stop_signal() or signal.SIGTERM)
-        progress.close()
-
-    def test(self) -> dict[str, dict[str, float]]:
-        """Evaluate the best main network on the test split and its subsets: {name: {"loss": ..., metric: ...}}."""
-        if self.state.best is None:
-            raise ValueError("The best network so far is lost, and no step is left; resume with a longer budget.")
-        best = checkpoint.load(self.run.path / checkpoint.BEST) if self.processes.is_first else None
-        self.task.main_network.load_state_dict(self.processes.broadcast(best)["main_network"])
-        with self.autocast:
-            return {
-                name: self.task.evaluate(split.evaluation_batches(), self.processes.total)
-                for name, split in self.splits.test.items()
-            }
+    def _is_due(self, every: int) -> bool:
+        return self.state.step % every == 0 or self.state.step == self.budget.steps
 
     def _step(self) -> None:
         """One optimizer step; a pure function of the state and the step's number."""
@@ -199,6 +197,39 @@ class Trainer:
         state.window_steps += 1
         state.step += 1
 
+    def _look(self, progress: tqdm, steps_per_second: float, stop: bool) -> None:
+        """Validate, log and save, whichever is due after this step.
+
+        A run that is stopped during the validation is saved as not yet looked at, and looks when it goes on.
+        """
+        state, budget, metric = self.state, self.budget, self.task.metric
+        validation, pictures = {}, {}
+        if self._is_due(budget.validate_every):
+            if self.processes.world_size > 1:
+                self._save()  # several processes cannot stop in the middle of a validation, and a cluster may not wait
+            validation = self._validate()
+        row = self._training_row() if self._is_due(budget.log_every) else {}
+        row |= {f"validation/{name}": value for name, value in validation.items()}
+        state.looked_at = state.step
+        if row and self.processes.is_first:
+            row = self._position() | row
+            self.directory.append_metrics(row)
+            if validation:
+                for name, content in self.task.pictures().items():
+                    pictures[name] = write_picture(self.directory.picture_path(name.replace("/", "_")), content)
+            speed = steps_per_second * self.splits.train.examples_per_step
+            self.logger.log({**row, "speed/examples_per_second": speed}, pictures)
+            _show(progress, row, metric, speed, budget.steps)
+        # After a better validation, so that best.pt is at most one ahead of the checkpoint.
+        is_best = bool(validation) and state.best["step"] == state.step
+        if stop or is_best or self._is_due(budget.checkpoint_every):
+            self._save()
+
+    def _position(self) -> dict[str, float]:
+        """The three x axes on which runs are compared."""
+        step, train = self.state.step, self.splits.train
+        return {"step": step, "epoch": step / train.steps_per_epoch, "examples": step * train.examples_per_step}
+
     def _training_row(self) -> dict[str, float]:
         """Means over the steps since the last logged row."""
         state = self.state
@@ -209,18 +240,38 @@ class Trainer:
         return {"train/loss": loss, "train/gradient_norm": gradient_norm, "train/learning_rate": rate}
 
     def _validate(self) -> dict[str, float]:
-        """Evaluate on the validation split, and keep the main network if it is the best so far."""
-        state, metric = self.state, self.task.metric
+        """Evaluate on the validation split, and keep the network if it is the best so far."""
+        state, key = self.state, self.task.metric.key
         self.processes.share_buffers(self.task)
-        with self.autocast:
-            values = self.task.evaluate(self.splits.validation.evaluation_batches(), self.processes.total)
-        best = math.nan if state.best is None else state.best[metric]
-        if math.isnan(best) or values[metric] < best:
-            state.best = {"step": state.step, metric: values[metric]}
+        values = self._evaluate(self.splits.validation.evaluation_batches())
+        if not all(map(math.isfinite, values.values())):
+            raise NonFinite(self._not_finite("The loss on validation", "at"))
+        if state.best is None or values[key] < state.best[key]:
+            state.best = {"step": state.step, key: values[key]}
             if self.processes.is_first:
-                saved = {**state.best, "main_network": self.task.main_network.state_dict()}
-                checkpoint.save_best(self.run.path, saved)
-        return {f"validation/{name}": value for name, value in values.items()}
+                saved = {**state.best, "run": self.directory.id, "network": self.task.network.state_dict()}
+                checkpoint.save_best(self.directory.path, saved)
+        return values
+
+    def _test(self) -> dict[str, float]:
+        best = None
+        if self.processes.is_first and self.state.best is not None:
+            best = checkpoint.load_best(self.directory.path, self.directory.id, self.state.best["step"])
+        best = self.processes.broadcast(best)
+        if best is None:
+            raise UserError("The best network so far is lost, and no step is left; go on with -r and more steps.")
+        load_state(self.task.network, best["network"])
+        return self._evaluate(self.splits.test.evaluation_batches())
+
+    def _evaluate(self, batches: Iterable[Any]) -> dict[str, float]:
+        with self.autocast:
+            return self.task.evaluate(self._until_stopped(batches), self.processes.total)
+
+    def _until_stopped(self, batches: Iterable[Any]) -> Iterator[Any]:
+        for batch in batches:
+            if self.processes.world_size == 1 and self.stop.received:
+                raise StoppedEvaluation
+            yield batch
 
     def _save(self) -> None:
         state = self.state
@@ -229,58 +280,77 @@ class Trainer:
         if not self.processes.is_first:
             return
         saved = {
+            "run": self.directory.id,
             "step": state.step,
-            "main_network": self.task.main_network.state_dict(),
+            "looked_at": state.looked_at,
+            "network": self.task.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "carried": carried,  # one entry a process
+            "carried": carried,  # one entry per process
             "window": torch.stack(windows),  # [processes, 2]
             "window_steps": state.window_steps,
             "best": state.best,
-            "metrics_size": self.run.metrics_size(),
+            "metrics": self.directory.metrics_mark(),
+            "threads": torch.get_num_threads(),
         }
-        checkpoint.save_checkpoint(self.run.path, saved)
-        self.run.record_session(**self.session, first_step=self.first_step, last_step=state.step)
+        checkpoint.save_checkpoint(self.directory.path, saved)
+        self.directory.record_session({**self.session, "first_step": self.first_step, "last_step": state.step})
 
-    def restore(self, saved: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint; nothing in the run directory changes.
-
-        Raises:
-            ValueError: the budget ends before it, or it carries the state of another number of processes.
-        """
+    def _restore(self, saved: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint; nothing in the run directory changes."""
         carried, processes = saved["carried"], self.processes
         if saved["step"] > self.budget.steps:
-            raise ValueError(
-                f"The run has done {saved['step']} steps and budget.steps is {self.budget.steps}; resume it with "
-                f"budget.steps={saved['step']} or more."
+            raise UserError(
+                f"The run has done {saved['step']} steps and steps is {self.budget.steps}; go on with "
+                f"steps={saved['step']} or more."
             )
         if len(carried) != processes.world_size and carried[0] is not None:
-            raise ValueError(
+            raise UserError(
                 f"The run carried its state in {len(carried)} processes and cannot go on in {processes.world_size}; "
                 f"resume it with {len(carried)}."
             )
-        self.task.main_network.load_state_dict(saved["main_network"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        own = carried[processes.rank % len(carried)]
-        self.state.carried = _to(processes.device, own)
+        if processes.is_first and saved.get("threads") != torch.get_num_threads():
+            print(
+                f"The run had {saved.get('threads')} threads until now and has {torch.get_num_threads()} from here on: "
+                "its numbers will differ in their last digits from those of an uninterrupted run. Set OMP_NUM_THREADS "
+                "to avoid that.",
+                file=sys.stderr,
+            )
+        load_state(self.task.network, saved["network"])
+        load_state(self.optimizer, saved["optimizer"])
+        self.state.carried = _to(processes.device, carried[processes.rank % len(carried)])
         windows = saved["window"].view(-1, 2)
         same_processes = len(windows) == processes.world_size
         self.state.window = (windows[processes.rank] if same_processes else windows.mean(dim=0)).to(processes.device)
-        for name in ("step", "window_steps", "best"):
+        for name in ("step", "looked_at", "window_steps", "best"):
             setattr(self.state, name, saved[name])
 
     def _check_finite(self) -> None:
-        """Raise NonFiniteLoss if the sums since the last row, and so a loss or gradient norm, are not finite."""
-        if self.processes.any(not bool(torch.isfinite(self.state.window).all())):
-            raise NonFiniteLoss(
-                f"The loss or its gradient was not finite in the {self.state.window_steps} steps up to step "
-                f"{self.state.step}; the last checkpoint is from before that. Try a lower learning rate, "
-                "optimizer.gradient_clip=1.0 or precision=float32."
-            )
+        """Raise NonFinite unless the losses and gradients since the last row, and the weights, are finite."""
+        tensors = [self.state.window, *self.task.network.state_dict().values()]
+        finite = torch.stack([torch.isfinite(tensor).all() for tensor in tensors if tensor.is_floating_point()]).all()
+        if self.processes.any(not bool(finite)):
+            raise NonFinite(self._not_finite("A loss, a gradient or a weight", "up to"))
+
+    def _not_finite(self, what: str, when: str) -> str:
+        return (
+            f"{what} was not finite {when} step {self.state.step}; the last checkpoint is from before that. Go on from "
+            "it with -r and a lower learning rate, gradient_clip=1.0 or precision=float32."
+        )
 
 
-def _position(step: int, steps_per_epoch: int, examples_per_step: int) -> dict[str, float]:
-    """The three x axes on which runs are compared."""
-    return {"step": step, "epoch": step / steps_per_epoch, "examples": step * examples_per_step}
+def load_state(module: nn.Module | torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Load a state dictionary from a checkpoint.
+
+    Raises:
+        UserError: it is of another architecture.
+    """
+    try:
+        module.load_state_dict(state)
+    except (RuntimeError, ValueError, KeyError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"The checkpoint does not fit the network that the settings describe: {reason}.") from None
 
 
 def _dropout_seed(seed: int, step: int, rank: int) -> int:
@@ -299,34 +369,17 @@ def _progress_bar(steps: int, first_step: int, is_first: bool) -> tqdm:
     return tqdm(total=steps, initial=first_step, unit="step", disable=None if is_first else True, smoothing=0.05)
 
 
-def _show(progress: tqdm, row: dict[str, Any], metric: str, speed: float, steps: int) -> None:
+def _show(progress: tqdm, row: dict[str, Any], metric: Metric, speed: float, steps: int) -> None:
     """Put a row beside the progress bar; without a terminal, print validations as lines."""
+    validation = row.get(f"validation/{metric.key}")
     shown = {"loss": f"{row['train/loss']:.4f}"} if "train/loss" in row else {}
     if "train/learning_rate" in row:
         shown["rate"] = f"{row['train/learning_rate']:.2g}"
-    if f"validation/{metric}" in row:
-        shown[f"validation {metric}"] = f"{row[f'validation/{metric}']:.3f}"
+    if validation is not None:
+        shown[f"validation {metric.title}"] = f"{validation:.{metric.digits}f}{metric.unit}"
     shown["examples/s"] = f"{speed:.0f}"
     if not progress.disable:
         progress.set_postfix(shown)
-    elif f"validation/{metric}" in row:
+    elif validation is not None:
         described = ", ".join(f"{name} {value}" for name, value in shown.items())
         print(f"step {row['step']}/{steps}: {described}", flush=True)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[], int | None]]:
-    """Within this context, SIGINT and SIGTERM are noted instead of ending the process; a second one ends it."""
-    received: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        received.append(number)
-        signal.signal(number, previous[number])
-        print(f"{signal.Signals(number).name}: saving a checkpoint before stopping.", file=sys.stderr, flush=True)
-
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: received[0] if received else None
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

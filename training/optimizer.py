@@ -1,41 +1,45 @@
-"""Optimizers by name; their learning rate is set at every step from the schedule."""
+"""Optimizers by the `kind` of their configuration; their learning rate is set at every step from the schedule.
 
-from collections.abc import Iterable
+None decays weights: the L2 penalty of the paper is on the kernels as the network uses them and so part of the loss
+(training/tasks/image_classification.py).
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
+from hypernets import UserError
+from hypernets.errors import call_with_settings, require_number
 
-def check_gradient_clip(largest_norm: float | None) -> None:
-    """Refuse what cannot be the largest norm of a gradient.
+
+def sgd(parameters: Iterable[nn.Parameter], momentum: float) -> torch.optim.SGD:
+    """SGD with Nesterov momentum (Table 8)."""
+    require_number("optimizer.momentum", momentum, least=0, below=1)
+    return torch.optim.SGD(parameters, lr=0.0, momentum=momentum, nesterov=momentum > 0)
+
+
+def adam(parameters: Iterable[nn.Parameter], betas: list[float]) -> torch.optim.Adam:
+    """Adam (Table 9 and section 4.3); the fused kernel updates all parameters in one pass, on the CPU too."""
+    if not isinstance(betas, list) or len(betas) != 2:
+        raise UserError(f"optimizer.betas is {betas!r}; Adam needs two numbers, such as [0.9,0.999].")
+    for beta in betas:
+        require_number("optimizer.betas", beta, least=0, below=1)
+    return torch.optim.Adam(parameters, lr=0.0, betas=tuple(betas), fused=True)
+
+
+OPTIMIZERS = {"sgd": sgd, "adam": adam}
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], settings: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """Build the optimizer that the configuration group describes.
 
     Raises:
-        ValueError: it is neither None nor a number above 0.
+        UserError: an unknown kind or a setting that makes no sense.
     """
-    is_number = isinstance(largest_norm, (int, float)) and not isinstance(largest_norm, bool)
-    if largest_norm is not None and not (is_number and largest_norm > 0):
-        raise ValueError(f"optimizer.gradient_clip is {largest_norm!r}; it must be a number above 0, or null.")
-
-
-def build_optimizer(
-    parameters: Iterable[nn.Parameter],
-    name: str,
-    momentum: float = 0.0,
-    betas: tuple[float, float] = (0.9, 0.999),
-) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum ("sgd", Table 8) or Adam ("adam", Table 9 and section 4.3).
-
-    Neither decays weights: the L2 penalty of the paper is on the kernels as the network uses them and so part of the
-    loss (training/tasks.py).
-
-    Raises:
-        ValueError: an unknown name, or betas that are not two.
-    """
-    if len(betas) != 2:
-        raise ValueError(f"optimizer.betas is {list(betas)}; Adam needs two numbers.")
-    if name == "sgd":
-        return torch.optim.SGD(parameters, lr=0.0, momentum=momentum, nesterov=momentum > 0)
-    if name == "adam":
-        # The fused kernel updates all parameters in one pass, on the CPU too.
-        return torch.optim.Adam(parameters, lr=0.0, betas=tuple(betas), fused=True)
-    raise ValueError(f"There is no optimizer {name!r}; choose sgd or adam.")
+    kind = settings["kind"]
+    if kind not in OPTIMIZERS:
+        raise UserError(f"optimizer.kind is {kind!r}; it must be one of {', '.join(OPTIMIZERS)}.")
+    others = {key: value for key, value in settings.items() if key != "kind"}
+    return call_with_settings(OPTIMIZERS[kind], "optimizer", others, list(parameters))

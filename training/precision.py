@@ -2,6 +2,8 @@
 
 import torch
 
+from hypernets import UserError
+
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     """The type of matrix products and convolutions: bfloat16 under autocast, or float32.
@@ -10,10 +12,10 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
         precision: "bf16", "float32", or "auto": bf16 where the device has instructions for it.
 
     Raises:
-        ValueError: an unknown precision.
+        UserError: an unknown precision.
     """
     if precision not in ("auto", "bf16", "float32"):
-        raise ValueError(f"There is no precision {precision!r}; choose precision=auto, bf16 or float32.")
+        raise UserError(f"There is no precision {precision!r}; choose precision=auto, bf16 or float32.")
     if precision == "auto":
         if device.type == "cuda":
             precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"

@@ -1,33 +1,25 @@
 """Learning rates as pure functions of the step, so that resuming needs nothing but the step."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hypernets import UserError
+from hypernets.errors import call_with_settings, require_number
+
+Schedule = Callable[[int], float]
 
 
-def piecewise_constant(until: Sequence[int], rates: Sequence[float]) -> Callable[[int], float]:
-    """The rate rates[i] up to step until[i] (Tables 8 and 9); the last one also beyond.
-
-    Raises:
-        ValueError: lists of different lengths, boundaries that do not increase, or a rate that makes no sense.
-    """
-    _check_rates(rates=rates)
-    if len(until) != len(rates) or not rates or list(until) != sorted(set(until)):
-        raise ValueError(
-            "A piecewise constant schedule needs one rate for each of its increasing steps; "
-            f"it got until={list(until)} and rates={list(rates)}."
-        )
-    return lambda step: next((rate for end, rate in zip(until, rates, strict=True) if step < end), rates[-1])
+def constant(steps: int, rate: float) -> Schedule:
+    """The same rate at every step."""
+    require_number("schedule.rate", rate, above=0)
+    return lambda step: rate
 
 
-def one_cycle(peak: float, warmup: float, steps: int) -> Callable[[int], float]:
-    """Linear warm-up from a tenth of `peak` over the fraction `warmup` of all `steps`, then a half cosine to zero.
-
-    Raises:
-        ValueError: a warm-up that is not in [0, 1), or a peak that makes no sense.
-    """
-    _check_rates(peak=[peak])
-    if not 0 <= warmup < 1:
-        raise ValueError(f"schedule.warmup is {warmup}; it must be a fraction of the steps, at least 0 and below 1.")
+def one_cycle(steps: int, peak: float, warmup: float) -> Schedule:
+    """Linear warm-up from a tenth of `peak` over the fraction `warmup` of all `steps`, then half a cosine to zero."""
+    require_number("schedule.peak", peak, above=0)
+    require_number("schedule.warmup", warmup, least=0, below=1)
     rising = warmup * steps
 
     def rate(step: int) -> float:
@@ -38,33 +30,40 @@ def one_cycle(peak: float, warmup: float, steps: int) -> Callable[[int], float]:
     return rate
 
 
-def constant(rate: float) -> Callable[[int], float]:
-    """The same rate at every step.
+def piecewise_constant(steps: int, until: list[int], rates: list[float]) -> Schedule:
+    """The rate rates[i] up to step until[i] (Tables 8 and 9).
 
     Raises:
-        ValueError: a rate that makes no sense.
+        UserError: lists of different lengths, boundaries that do not increase or end before the last step, or a rate
+            that is not above 0.
     """
-    _check_rates(rate=[rate])
-    return lambda step: rate
+    whole = all(isinstance(each, list) for each in (until, rates)) and all(type(end) is int for end in until)
+    if not whole or len(until) != len(rates) or not rates or until != sorted(set(until)):
+        raise UserError(
+            "A piecewise constant schedule needs one rate for each of its increasing steps; "
+            f"it got schedule.until={until} and schedule.rates={rates}."
+        )
+    for rate in rates:
+        require_number("schedule.rates", rate, above=0)
+    if steps > until[-1]:
+        raise UserError(
+            f"steps is {steps}, but the schedule has no rate after step {until[-1]}; set schedule.until and "
+            "schedule.rates, or choose another schedule, such as schedule=one_cycle."
+        )
+    return lambda step: next((rate for end, rate in zip(until, rates, strict=True) if step < end), rates[-1])
 
 
-def _check_rates(**rates: Sequence[float]) -> None:
-    for name, values in rates.items():
-        for value in values:
-            if not 0 < value < math.inf:
-                raise ValueError(f"schedule.{name} has a learning rate of {value}; it must be a number above 0.")
+SCHEDULES = {"constant": constant, "one_cycle": one_cycle, "piecewise_constant": piecewise_constant}
 
 
-def build_schedule(name: str, steps: int, **settings) -> Callable[[int], float]:
-    """Make the schedule of this name for a run of `steps` steps.
+def build_schedule(settings: Mapping[str, Any], steps: int) -> Schedule:
+    """Make the schedule that the configuration group describes, for a run of `steps` steps.
 
     Raises:
-        ValueError: an unknown name.
+        UserError: an unknown kind or a setting that makes no sense.
     """
-    if name == "one_cycle":
-        return one_cycle(steps=steps, **settings)
-    if name == "piecewise_constant":
-        return piecewise_constant(**settings)
-    if name == "constant":
-        return constant(**settings)
-    raise ValueError(f"There is no schedule {name!r}; choose one_cycle, piecewise_constant or constant.")
+    kind = settings["kind"]
+    if kind not in SCHEDULES:
+        raise UserError(f"schedule.kind is {kind!r}; it must be one of {', '.join(SCHEDULES)}.")
+    others = {key: value for key, value in settings.items() if key != "kind"}
+    return call_with_settings(SCHEDULES[kind], "schedule", others, steps)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 
-def kernel_image(kernel: Tensor, scale: int = 4) -> np.ndarray:
+def kernel_picture(kernel: Tensor, scale: int = 4) -> np.ndarray:
     """Draw a kernel as a grid of its filters: one row an output channel, one column an input channel.
 
     Args:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from hypernets import UserError
 from hypernets.recurrent import run_cell
 
 GATES = "igfo"
@@ -35,10 +36,10 @@ def sample(
         gate's row scales d_h when each character was read, in the topmost layer, [characters, 4], zero for the first.
 
     Raises:
-        ValueError: an empty prompt, a negative length, or a temperature below zero or not finite.
+        UserError: an empty prompt, a negative length, or a temperature below zero or not finite.
     """
     if not prompt or length < 0 or not 0 <= temperature < math.inf:
-        raise ValueError(
+        raise UserError(
             f"The prompt has {len(prompt)} characters, length is {length} and temperature {temperature}; the prompt "
             "needs at least one character, the others must be finite and not negative."
         )

@@ -1,0 +1,352 @@
+"""A run and its directory, runs/NAME/: what was asked for, what happened, and what came out.
+
+run.json         its id, the overrides of the first launch and of resumes, the digest of the data set
+config.yaml      the composed configuration of the last launch
+metrics.jsonl    one row per logged step; the same bytes however often the run was interrupted
+sessions.json    one entry per process that trained here: command, commit, versions, hardware, steps, seconds
+checkpoint.pt    the newest checkpoint, checkpoint.previous.pt the one before, best.pt the best on validation
+pictures/        the newest kernels as images, or sampled text
+result.json      the final result
+wandb/           the W&B files, wandb_unfinished/ the one that is being written, wandb.json what was synced
+lock             held by the process that trains here
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml  # comes with omegaconf
+from omegaconf import OmegaConf
+
+from hypernets import UserError
+from training import checkpoint
+from training.checkpoint import write_atomically
+from training.settings import refuse_changes
+
+RUN = "run.json"
+CONFIG = "config.yaml"
+METRICS = "metrics.jsonl"
+SESSIONS = "sessions.json"
+RESULT = "result.json"
+LOCK = "lock"
+LEFT_BY_A_KILL = (LOCK, CONFIG, CONFIG + ".tmp", RUN + ".tmp")  # before run.json was written
+
+
+class Run:
+    """One run, which this process trains: a new one, or one that goes on.
+
+    Nothing is written before `start`, so that a run that cannot begin leaves nothing behind and a resume that is
+    refused changes nothing.
+
+    Args:
+        path: its directory; if a run is there already, it goes on.
+        settings: the composed configuration as plain values.
+        overrides: the command line that led to it, for a later resume.
+
+    Attributes:
+        path: its directory.
+        is_new: whether there was no run at `path`.
+        steps_done: after how many steps the run had its last final result; 0 before there is one.
+
+    Raises:
+        UserError: another process trains there, the directory cannot be used, or the settings differ in what a run
+            may not change.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any], overrides: Sequence[str]) -> None:
+        self.path = path
+        self.is_new = not (path / RUN).exists()
+        self.steps_done = 0
+        self._config = OmegaConf.to_yaml(dict(settings))
+        self._overrides = list(overrides)
+        self._lock: Any = None
+        self._sessions: list[dict[str, Any]] = []
+        self._began = time.monotonic()
+        if self.is_new:
+            if path.is_dir() and any(each.name not in LEFT_BY_A_KILL for each in path.iterdir()):
+                raise UserError(f"{path} is not empty and holds no run; choose another name with run=NAME.")
+            self._facts: dict[str, Any] = {"id": secrets.token_hex(8), "resumed_with": []}
+            return
+        self._take_lock()
+        try:
+            self._facts = read_facts(path)
+            refuse_changes(read_settings(path), settings, path)
+            self._sessions = read_sessions(path)
+            self.steps_done = read_result(path)["steps"] if (path / RESULT).exists() else 0
+        except UserError:
+            self.close()
+            raise
+
+    @property
+    def id(self) -> str:
+        """What its checkpoints are marked with."""
+        return self._facts["id"]
+
+    def newest_checkpoint(self, data_digest: str) -> dict[str, Any] | None:
+        """Return the checkpoint to go on from; None if the run is new, or was stopped before its first checkpoint.
+
+        Raises:
+            UserError: the data set is not the one that the run was trained on, or the checkpoints or the metrics are
+                damaged.
+        """
+        if self.is_new:
+            self._facts["data"] = data_digest
+            return None
+        if self._facts["data"] != data_digest:
+            raise UserError(
+                f"The data set that was read is not the one that {self.path} was trained on; point dataset.root or "
+                "dataset.path to that one, or start a new run."
+            )
+        if not checkpoint.exists(self.path):
+            if self.rows():
+                raise UserError(f"{self.path} has metrics but no checkpoint to go on from; start a new run.")
+            return None
+        saved = checkpoint.load_checkpoint(self.path, self.id)
+        content = (self.path / METRICS).read_bytes() if (self.path / METRICS).exists() else b""
+        if _mark(content[: saved["metrics"]["size"]]) != saved["metrics"]:
+            raise UserError(
+                f"{self.path / METRICS} is not what it was at the checkpoint; put it back, or start a new run."
+            )
+        return saved
+
+    def start(self, metrics: Mapping[str, Any] | None = None) -> None:
+        """Make the directory, or go on in it: from here on it is written to.
+
+        Args:
+            metrics: the mark of the metrics at the checkpoint from which the run goes on. Rows that a killed process
+                logged later are dropped; they come again.
+        """
+        try:
+            if self.is_new:
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._take_lock()
+                self._facts["overrides"] = self._overrides
+            else:
+                added = [each for each in self._overrides if each not in self._facts["overrides"]]
+                self._facts["resumed_with"] = added
+            write_atomically(self.path / CONFIG, self._config.encode())
+            _write_json(self.path / RUN, self._facts)
+            self._metrics = open(self.path / METRICS, "ab")  # noqa: SIM115, appended to until the process ends
+            self._metrics.truncate(metrics["size"] if metrics else 0)
+            self._metrics.seek(0, os.SEEK_END)
+        except OSError as error:
+            raise UserError(
+                f"Cannot write to the run directory {self.path} ({error.strerror}); choose another place with "
+                "runs=PATH."
+            ) from None
+        self._digest = hashlib.sha256((self.path / METRICS).read_bytes())
+        self.is_new = False
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows logged so far."""
+        return read_rows(self.path)
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Add a row to the metrics; it is on its way to the disk when this returns."""
+        line = json.dumps(row, allow_nan=False).encode() + b"\n"
+        try:
+            self._metrics.write(line)
+            self._metrics.flush()
+        except OSError as error:
+            raise UserError(
+                f"Cannot write {self.path / METRICS} ({error.strerror}); make room on the disk, then go on with -r."
+            ) from None
+        self._digest.update(line)
+
+    def metrics_mark(self) -> dict[str, Any]:
+        """Size and digest of the metrics file, all of it on disk."""
+        os.fsync(self._metrics.fileno())
+        return {"size": self._metrics.tell(), "sha256": self._digest.hexdigest()}
+
+    def picture_path(self, name: str) -> Path:
+        """Where a picture of this name goes, its folder made."""
+        path = self.path / "pictures" / name
+        path.parent.mkdir(exist_ok=True)
+        return path
+
+    def record_session(self, facts: Mapping[str, Any]) -> None:
+        """Note how far this process has come, rewriting its entry.
+
+        Sessions are kept apart from checkpoints and metrics, whose bytes do not depend on the clock.
+        """
+        session = {**facts, "seconds": round(time.monotonic() - self._began, 1)}
+        _write_json(self.path / SESSIONS, [*self._sessions, session])
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """One entry for each process that trained here, this one included."""
+        return read_sessions(self.path)
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Write the final result. The one of a shorter run, extended since, is kept under its number of steps."""
+        keep = None
+        if self.steps_done not in (0, result["steps"]):
+            keep = self.path / f"result-{self.steps_done}-steps.json"
+        _write_json(self.path / RESULT, result, keep)
+
+    def close(self) -> None:
+        """Release the lock, for the next run of the same process."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def _take_lock(self) -> None:
+        try:
+            self._lock = open(self.path / LOCK, "a")  # noqa: SIM115, held open until the process ends
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise UserError(
+                f"Another process is training in {self.path}; wait until it ends, or start a new run."
+            ) from None
+        except OSError as error:
+            raise UserError(f"Cannot write to the run directory {self.path} ({error.strerror}).") from None
+
+
+def path_of_run(settings: Mapping[str, Any]) -> Path:
+    """The directory of the run that the settings ask for: by `resume`, by `run`, or a new one that tells what runs.
+
+    Raises:
+        UserError: a name that is no name of a folder.
+    """
+    if settings["resume"] is not None:
+        return Path(settings["resume"])
+    runs, name = Path(settings["runs"]).expanduser(), settings["run"]
+    if name is None:
+        parts = [settings["dataset"]["name"], settings["main_net"]["name"], settings["hypernet"]["name"]]
+        name = f"{'-'.join(parts)}-s{settings['seed']}-"
+        # A job that goes back into the queue keeps its number and so finds its run again.
+        job = os.environ.get("SLURM_JOB_ID") or os.environ.get("SUBMITIT_LOCAL_JOB_ID")
+        if "SUBMITIT_EXECUTOR" in os.environ and job is not None:
+            name += f"job{job}"
+        else:
+            name = _not_taken(runs, name + f"{datetime.now():%Y%m%d-%H%M%S}")
+    if not name or "/" in name or name.startswith("."):
+        raise UserError(f"The name of a run is {name!r}; it must be the name of a folder, without a slash.")
+    return runs / name
+
+
+def _not_taken(runs: Path, name: str) -> str:
+    number = 1
+    while (runs / (candidate := name if number == 1 else f"{name}-{number}")).exists():
+        number += 1
+    return candidate
+
+
+def most_recent_run(runs: Path) -> Path:
+    """The run under `runs` that was started or resumed last.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = list(runs.glob(f"*/{RUN}"))
+    if not found:
+        raise UserError(f"There is no run to resume in {runs}/; start one with python train.py.")
+    return max(found, key=lambda path: path.stat().st_mtime).parent
+
+
+def read_facts(run: Path) -> dict[str, Any]:
+    """What run.json says: the id of a run, its overrides, those it was resumed with, the digest of its data.
+
+    Raises:
+        UserError: there is no run, or the file is damaged.
+    """
+    if not (run / RUN).exists():
+        raise UserError(f"There is no run in {run}: it has no {RUN}.")
+    facts = read_json(run / RUN, dict)
+    lists = [facts.get("overrides"), facts.get("resumed_with")]
+    if not all(isinstance(each, list) and all(isinstance(item, str) for item in each) for each in lists):
+        raise UserError(f"{run / RUN} lacks the overrides of a run; put back the one that the run wrote.")
+    if not isinstance(facts.get("id"), str) or not isinstance(facts.get("data"), str):
+        raise UserError(f"{run / RUN} lacks the id of a run or of its data; put back the one that the run wrote.")
+    return facts
+
+
+def read_settings(run: Path) -> dict[str, Any]:
+    """The configuration of a run's last launch, as plain values.
+
+    Raises:
+        UserError: the file holds something else.
+    """
+    try:
+        settings = OmegaConf.to_container(OmegaConf.load(run / CONFIG))
+    except (yaml.YAMLError, OSError, ValueError) as error:
+        raise UserError(f"{run / CONFIG} cannot be read ({' '.join(str(error).split())}); put it back.") from None
+    if not isinstance(settings, dict) or not settings:
+        raise UserError(f"{run / CONFIG} holds no configuration; put back the one that the run wrote.")
+    return settings
+
+
+def read_sessions(run: Path) -> list[dict[str, Any]]:
+    """One entry for each process that trained a run.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    sessions = read_json(run / SESSIONS, list, default=[])
+    if not all(isinstance(each, dict) and isinstance(each.get("seconds"), (int, float)) for each in sessions):
+        raise UserError(
+            f"{run / SESSIONS} does not say how long each process ran; put back the one that the run wrote."
+        )
+    return sessions
+
+
+def read_result(run: Path) -> dict[str, Any]:
+    """The final result of a run.
+
+    Raises:
+        UserError: the run has not finished, or the file is damaged.
+    """
+    if not (run / RESULT).exists():
+        raise UserError(f"{run} has no {RESULT}: it is not a run, or has not finished; go on with train.py -r {run}.")
+    result = read_json(run / RESULT, dict)
+    if not isinstance(result.get("steps"), int):
+        raise UserError(f"{run / RESULT} does not say after how many steps; put back the one that the run wrote.")
+    return result
+
+
+def read_rows(run: Path) -> list[dict[str, Any]]:
+    """All rows that a run has logged so far.
+
+    Raises:
+        UserError: a line that is not a JSON object.
+    """
+    path = run / METRICS
+    return [_parsed(path, line, dict) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def read_json(path: Path, kind: type, default: Any = None) -> Any:
+    """The content of a JSON file, or `default` if there is no such file.
+
+    Raises:
+        UserError: it is not JSON, or its value is not of this kind (dict or list).
+    """
+    if not path.exists() and default is not None:
+        return default
+    try:
+        return _parsed(path, path.read_text(), kind)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}).") from None
+
+
+def _parsed(path: Path, text: str, kind: type) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path} is not whole JSON ({error}); put back a whole one, or remove it.") from None
+    if not isinstance(value, kind):
+        raise UserError(f"{path} holds {type(value).__name__} in place of {kind.__name__}; put back the right one.")
+    return value
+
+
+def _mark(content: bytes) -> dict[str, Any]:
+    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _write_json(path: Path, value: Any, keep: Path | None = None) -> None:
+    write_atomically(path, json.dumps(value, indent=1, allow_nan=False).encode() + b"\n", keep)

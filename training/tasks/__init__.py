@@ -1,0 +1,33 @@
+"""The tasks: one file each, which builds its data and its network from the settings of a run.
+
+A data set's configuration names its task. To add one, write its file, and its line below; docs/extending.md shows how.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from hypernets import UserError
+from training.distributed import Processes
+from training.task import Splits, Task
+from training.tasks import character_modelling, image_classification
+
+# build(settings, processes) -> splits on the device, task
+TASKS = {
+    "image_classification": image_classification.build,
+    "character_modelling": character_modelling.build,
+}
+
+
+def build_task(settings: Mapping[str, Any], processes: Processes) -> tuple[Splits, Task]:
+    """Build the splits and the task that the settings of a run describe, on the device.
+
+    Raises:
+        UserError: an unknown task, or settings that make no sense or do not go together.
+    """
+    name = settings["dataset"].get("task")
+    if name not in TASKS:
+        raise UserError(f"dataset.task is {name!r}; it must be one of {', '.join(TASKS)}.")
+    splits, task = TASKS[name](settings, processes)
+    if not isinstance(task, Task):
+        raise TypeError(f"The task {name} lacks a part of training.task.Task.")
+    return splits, task.to(processes.device)

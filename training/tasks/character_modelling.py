@@ -1,0 +1,94 @@
+"""Character-level language modelling: an LSTM, with or without a hypernetwork (sections 4.3 and 4.4)."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.build import build_text
+from data.text import TextSplits
+from hypernets import detach_state
+from models import character_model
+from training.distributed import Processes
+from training.task import Metric, build_within_memory
+from training.tasks.text_samples import row_scales_page, shows_row_scales
+
+
+class CharacterModelling(nn.Module):
+    """Cross-entropy on windows of text whose recurrent state goes from each window to the next.
+
+    Gradients do not: the carried state is detached.
+
+    Args:
+        network: a module with `forward(ids, state)` -> logits, state.
+    """
+
+    metric = Metric("bits_per_character", "bits per character", digits=3)
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self, window: tuple[Tensor, Tensor, bool], carried: tuple[Tensor, ...] | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the mean loss in nats per character, and the state after the window.
+
+        Args:
+            window: ids [T, B], the ids that follow them [T, B], and whether the streams begin here, so that the
+                carried state is to be dropped (data/text.py).
+            carried: the state after the window before.
+        """
+        inputs, targets, is_first = window
+        logits, state = self.network(inputs, None if is_first else carried)
+        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten()), detach_state(state)
+
+    def compile(self) -> None:
+        """Compile a time step of the recurrent layer; the whole pass would be unrolled into one graph of all steps."""
+        self.network.recurrent_layer.compile()
+
+    def pictures(self) -> dict[str, str]:
+        """A text that the network writes and how its row scales change, as HTML (Figure 4); only for a HyperLSTM."""
+        return {"text/row_scales": row_scales_page(self.network)} if shows_row_scales(self.network) else {}
+
+    @torch.no_grad()
+    def evaluate(
+        self,
+        windows: Iterable[tuple[Tensor, Tensor, bool]],
+        total: Callable[[Tensor], Tensor] = lambda sums: sums,
+    ) -> dict[str, float]:
+        """Return {"loss": in nats per character, "bits_per_character": the same in bits} over all windows.
+
+        The state is carried from window to window; targets of -100 are not counted.
+        """
+        was_training = self.training
+        self.eval()
+        # Loss, characters: on the device until the end, so that no window waits for a transfer.
+        sums = torch.zeros(2, dtype=torch.float64, device=next(self.parameters()).device)
+        state = None
+        try:
+            for inputs, targets, is_first in windows:
+                logits, state = self.network(inputs, None if is_first else state)
+                loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
+                sums += torch.stack([loss.double(), (targets >= 0).sum().double()])
+        finally:
+            self.train(was_training)
+        loss, characters = total(sums).tolist()
+        return {"loss": loss / characters, self.metric.key: loss / characters / math.log(2)}
+
+
+def build(settings: Mapping[str, Any], processes: Processes) -> tuple[TextSplits, CharacterModelling]:
+    """Build the splits and the task from the settings of a run."""
+    dataset = {key: value for key, value in settings["dataset"].items() if key not in ("task", "name")}
+    place = {"device": processes.device, "rank": processes.rank, "world_size": processes.world_size}
+    with processes.first_before_others():  # so that one process downloads
+        splits = build_text(dataset, **place)
+
+    def build_network() -> nn.Module:
+        return character_model.build(settings["main_net"], settings["hypernet"], splits.vocabulary)
+
+    torch.manual_seed(settings["seed"])
+    return splits, CharacterModelling(build_within_memory(build_network))
