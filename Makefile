@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python
 .PHONY: train test test-all lint clean
 
 train: $(VENV)/installed
-	$(RUN) scripts/first_results.py
+	$(RUN) -m scripts.first_results
 
 test: lint
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 -m "not slow"

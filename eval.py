@@ -16,11 +16,7 @@ from training.trained import load_trained
 
 
 def evaluate(run: Path, device_name: str) -> dict[str, float | int | str]:
-    """Return the metrics of the best network on validation and test, its step and the parameter count.
-
-    Raises:
-        UserError: as `load_trained`.
-    """
+    """Return the metrics of the best network on validation and test, its step and the parameter count."""
     settings, splits, task, step = load_trained(run, device_name)
     parameters = list(task.parameters())
     result = {"run": run.name, "step": step, "parameters": sum(parameter.numel() for parameter in parameters)}

@@ -21,22 +21,13 @@ from data.text import EvaluationStreams, TextSplits, TrainingStreams
 from data.text_sources import TextArrays, ptb_char, text
 from hypernets.errors import UserError, call_with_settings, require_whole
 
-IMAGE_SETS: dict[str, Callable[..., ImageArrays]] = {
-    "cifar10": cifar10,
-    "mnist": mnist,
-    "arrays": arrays,
-}
+IMAGE_SETS: dict[str, Callable[..., ImageArrays]] = {"cifar10": cifar10, "mnist": mnist, "arrays": arrays}
 TEXTS: dict[str, Callable[..., TextArrays]] = {"ptb_char": ptb_char, "enwik8": enwik8, "text": text}
 
 # The settings that all kinds share, with their defaults; batch_size and sequence_length have none.
 IMAGE_SETTINGS = {"batch_size": None, "padding": 0, "flip": False, "validation_size": None, "split_seed": None}
-TEXT_SETTINGS = {
-    "batch_size": None,
-    "sequence_length": None,
-    "validation_streams": 1,
-    "test_streams": 1,
-    "warm_up": 1000,
-}
+TEXT_SETTINGS = {"batch_size": None, "sequence_length": None, "validation_streams": 1, "test_streams": 1}
+TEXT_SETTINGS["warm_up"] = 1000
 
 
 def build_images(
@@ -44,17 +35,12 @@ def build_images(
 ) -> ImageSplits:
     """Load a data set and hold its splits on `device`, normalised by the statistics of the training split.
 
-    Args:
-        settings: by name:
-            kind: a key of `IMAGE_SETS`, whose own settings are here too.
-            root: the folder of the public data sets; None for the project's data/cache.
-            batch_size, padding, flip: see `ImageBatches`; padding and flip augment only the training split.
-            validation_size, split_seed: how many training images are held out, and which (see `draw_validation`);
-                None for a tenth and for 0. They must be None if the data set has a validation split of its own.
-        seed, rank, world_size: see `ImageBatches`.
-
-    Raises:
-        UserError: a setting makes no sense, or a file is missing or not as it should be.
+    The settings, by name:
+        kind: a key of `IMAGE_SETS`, whose own settings are here too.
+        root: the folder of the public data sets; None for the project's data/cache.
+        batch_size, padding, flip: see `ImageBatches`; padding and flip augment only the training split.
+        validation_size, split_seed: how many training images are held out, and which (see `draw_validation`);
+            None for a tenth and for 0. They must be None if the data set has a validation split of its own.
     """
     settings = {**IMAGE_SETTINGS, **settings}
     _require_batch_size(settings["batch_size"], world_size)
@@ -82,16 +68,11 @@ def build_images(
 def build_text(settings: Mapping[str, Any], *, device: torch.device | str, rank: int, world_size: int) -> TextSplits:
     """Load a text and hold its splits on `device`.
 
-    Args:
-        settings: by name:
-            kind: a key of `TEXTS`, whose own settings are here too.
-            root: the folder of the public data sets; None for the project's data/cache.
-            batch_size, sequence_length: see `TrainingStreams`.
-            validation_streams, test_streams, warm_up: see `EvaluationStreams`.
-        rank, world_size: see `TrainingStreams`.
-
-    Raises:
-        UserError: a setting makes no sense, or a file is missing or not as it should be.
+    The settings, by name:
+        kind: a key of `TEXTS`, whose own settings are here too.
+        root: the folder of the public data sets; None for the project's data/cache.
+        batch_size, sequence_length: see `TrainingStreams`.
+        validation_streams, test_streams, warm_up: see `EvaluationStreams`.
     """
     settings = {**TEXT_SETTINGS, **settings}
     _require_batch_size(settings["batch_size"], world_size)
@@ -100,13 +81,11 @@ def build_text(settings: Mapping[str, Any], *, device: torch.device | str, rank:
     loaded = _load(TEXTS, settings, TEXT_SETTINGS)
     place = {"device": device, "rank": rank, "world_size": world_size}
     training = {name: settings[name] for name in ("batch_size", "sequence_length")}
-    warm_up = settings["warm_up"]
+    evaluation = {"warm_up": settings["warm_up"], **place}
     return TextSplits(
         train=TrainingStreams(loaded.train, **training, **place),
-        validation=EvaluationStreams(
-            loaded.validation, streams=settings["validation_streams"], warm_up=warm_up, **place
-        ),
-        test=EvaluationStreams(loaded.test, streams=settings["test_streams"], warm_up=warm_up, **place),
+        validation=EvaluationStreams(loaded.validation, streams=settings["validation_streams"], **evaluation),
+        test=EvaluationStreams(loaded.test, streams=settings["test_streams"], **evaluation),
         vocabulary=loaded.vocabulary,
         digest=_digest(loaded),
     )

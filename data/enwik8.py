@@ -29,9 +29,6 @@ def enwik8(root: Path, first_bytes: int | None = None) -> TextArrays:
     Read from `enwik8`, or from it in `enwik8.zip`, in root/text or root; downloaded to root/text if neither is there.
     For the first 4,154,399 bytes a file `enwik8_prefix` serves as well. The vocabulary is that of the bytes used; the
     whole file has 205 different ones.
-
-    Raises:
-        UserError: a file is not the published one, the download failed, or `first_bytes` makes no sense.
     """
     if first_bytes is not None:
         require_whole("first_bytes", first_bytes, least=40)  # so that each split has two

@@ -25,15 +25,10 @@ def _generator(seed: int, purpose: int, number: int) -> torch.Generator:
 
 
 def draw_validation(num_examples: int, validation_size: int, split_seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Draws the training examples held out for validation, at random, not by class (sections 4.1, 4.2).
+    """Draw the training examples held out for validation, at random, not by class (sections 4.1, 4.2).
 
-    Depends only on the arguments, not on the seed of the training, so that runs share their splits.
-
-    Returns:
-        The indices of the remaining training examples and of the validation examples, both int64 and sorted.
-
-    Raises:
-        UserError: `validation_size` leaves one of the two splits empty, or the seed is negative.
+    Return the indices of the remaining training examples and of the validation examples, both int64 and sorted. They
+    depend only on the arguments, not on the seed of the training, so that runs share their splits.
     """
     require_whole("validation_size", validation_size)
     require_whole("split_seed", split_seed, least=0)
@@ -85,9 +80,6 @@ class ImageBatches:
         steps_per_epoch: full batches in an epoch; 0 for a split that is only evaluated.
         examples_per_step: `batch_size`.
         image_shape: (C, H, W).
-
-    Raises:
-        UserError: the split is smaller than a batch, or the padding is larger than the image.
     """
 
     def __init__(
@@ -128,12 +120,8 @@ class ImageBatches:
         self.image_shape = (channels, height, width)
 
         self._device = torch.device(device)
-        self._padding = padding
-        self._flip = flip
-        self._seed = seed
-        self._rank = rank
-        self._world_size = world_size
-
+        self._padding, self._flip, self._seed = padding, flip, seed
+        self._rank, self._world_size = rank, world_size
         on_device = torch.tensor(images).to(self._device)
         self._padded = F.pad(on_device, (0, 0, padding, padding, padding, padding)) if padding else on_device
         self._labels = torch.tensor(labels, dtype=torch.int64).to(self._device)
@@ -146,12 +134,9 @@ class ImageBatches:
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """This rank's part of training batch `step` (0, 1, ...), randomly cropped and flipped, normalised.
 
-        The ranks' parts, concatenated in rank order, are exactly the batch of a single process. An epoch's
-        last, incomplete batch is left out.
-
-        Returns:
-            Images, float32 [B, C, H, W] in channels-last memory layout, and labels, int64 [B], both on the
-            device, with B = batch_size / world_size.
+        Images, float32 [B, C, H, W] in channels-last memory layout, and labels, int64 [B], both on the device, with
+        B = batch_size / world_size. The ranks' parts, concatenated in rank order, are exactly the batch of a single
+        process. An epoch's last, incomplete batch is left out.
         """
         drawn = self.draw(step)
         if self._device.type == "cuda":
@@ -163,11 +148,10 @@ class ImageBatches:
         return self._normalised(images), self._labels[example]
 
     def draw(self, step: int) -> torch.Tensor:
-        """The random numbers behind this rank's part of training batch `step`.
+        """The random numbers behind this rank's part of training batch `step`, int64 [4, B] on the CPU.
 
-        Returns:
-            int64 [4, B] on the CPU: index of the example in the split, first row and first column of the crop
-            in the padded image (0 to 2 * padding), and whether to mirror the crop (0 or 1).
+        They are the index of the example in the split, first row and first column of the crop in the padded image
+        (0 to 2 * padding), and whether to mirror the crop (0 or 1).
         """
         epoch, position = divmod(step, self.steps_per_epoch)
         size = self.examples_per_step
@@ -182,17 +166,13 @@ class ImageBatches:
     def evaluation_batches(self, batch_size: int = 500) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """This rank's share of the split, once and in order, neither cropped nor flipped, normalised.
 
-        Shares are contiguous and differ by at most one example; together they are the whole split. Ranks can
-        therefore differ by one in their number of batches: reduce over ranks after the loop, not within it.
-
-        Yields:
-            As `batch`, with B = `batch_size` on this rank; the last batch may be smaller.
+        Batches are as those of `batch`, with B = `batch_size` on this rank; the last may be smaller. Shares are
+        contiguous and differ by at most one example; together they are the whole split. Ranks can therefore differ by
+        one in their number of batches: reduce over ranks after the loop, not within it.
         """
         first = self.num_examples * self._rank // self._world_size
         end = self.num_examples * (self._rank + 1) // self._world_size
-        _, height, width = self.image_shape
-        rows = slice(self._padding, self._padding + height)
-        columns = slice(self._padding, self._padding + width)
+        rows, columns = (slice(self._padding, self._padding + size) for size in self.image_shape[1:])
         for start in range(first, end, batch_size):
             stop = min(start + batch_size, end)
             yield self._normalised(self._padded[start:stop, rows, columns]), self._labels[start:stop]
@@ -212,20 +192,11 @@ class ImageBatches:
 
 @dataclass(frozen=True)
 class ImageSplits:
-    """The splits of one data set.
-
-    Attributes:
-        train: with augmentation and training batches.
-        validation: held out of the training images; evaluation only.
-        test: evaluation only.
-        num_classes: labels are 0 to num_classes - 1.
-        image_shape: (C, H, W).
-        digest: SHA-256 of the data set, by which a resume tells whether it reads the same.
-    """
+    """The splits of one data set; only that for training has training batches and augmentation."""
 
     train: ImageBatches
     validation: ImageBatches
     test: ImageBatches
-    num_classes: int
-    image_shape: tuple[int, int, int]
-    digest: str
+    num_classes: int  # labels are 0 to num_classes - 1
+    image_shape: tuple[int, int, int]  # (C, H, W)
+    digest: str  # SHA-256 of the data set, by which a resume tells whether it reads the same

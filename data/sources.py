@@ -43,49 +43,31 @@ class ImageArrays:
 
 
 def cifar10(root: Path) -> ImageArrays:
-    """CIFAR-10 (Krizhevsky 2009): 50,000 and 10,000 colour images of 32x32, downloaded to `root` if absent.
-
-    Raises:
-        UserError: a file has the wrong MD5, or the set is not in `root` and could not be downloaded.
-    """
+    """CIFAR-10 (Krizhevsky 2009): 50,000 and 10,000 colour images of 32x32, downloaded to `root` if absent."""
     meta = (CIFAR10.meta["filename"], CIFAR10.meta["md5"])
-    extracted = {
-        root / CIFAR10.base_folder / name: md5 for name, md5 in (*CIFAR10.train_list, *CIFAR10.test_list, meta)
-    }
+    files = (*CIFAR10.train_list, *CIFAR10.test_list, meta)
+    extracted = {root / CIFAR10.base_folder / name: md5 for name, md5 in files}
     _require_files("CIFAR-10", CIFAR10, root, extracted, {root / CIFAR10.filename: CIFAR10.tgz_md5})
-    train, test = CIFAR10(root, train=True), CIFAR10(root, train=False)
-    return ImageArrays(
-        np.ascontiguousarray(train.data),
-        np.array(train.targets, dtype=np.int64),
-        np.ascontiguousarray(test.data),
-        np.array(test.targets, dtype=np.int64),
-        num_classes=10,
-    )
+
+    def split(train: bool) -> tuple[np.ndarray, np.ndarray]:
+        published = CIFAR10(root, train=train)
+        return np.ascontiguousarray(published.data), np.array(published.targets, dtype=np.int64)
+
+    return ImageArrays(*split(train=True), *split(train=False), num_classes=10)
 
 
 def mnist(root: Path) -> ImageArrays:
-    """MNIST (LeCun et al. 1998): 60,000 and 10,000 grey images of 28x28, downloaded to `root` if absent.
-
-    Raises:
-        UserError: a file has the wrong MD5, or the set is not in `root` and could not be downloaded.
-    """
+    """MNIST (LeCun et al. 1998): 60,000 and 10,000 grey images of 28x28, downloaded to `root` if absent."""
     raw = root / "MNIST" / "raw"
     extracted = {raw / name: md5 for name, md5 in MNIST_RAW_MD5.items()}
     _require_files("MNIST", MNIST, root, extracted, {raw / name: md5 for name, md5 in MNIST.resources})
 
-    def images(name: str) -> np.ndarray:
-        return np.fromfile(raw / name, dtype=np.uint8, offset=16).reshape(-1, 28, 28, 1)
+    def split(name: str) -> tuple[np.ndarray, np.ndarray]:
+        images = np.fromfile(raw / f"{name}-images-idx3-ubyte", dtype=np.uint8, offset=16)
+        labels = np.fromfile(raw / f"{name}-labels-idx1-ubyte", dtype=np.uint8, offset=8)
+        return images.reshape(-1, 28, 28, 1), labels.astype(np.int64)
 
-    def labels(name: str) -> np.ndarray:
-        return np.fromfile(raw / name, dtype=np.uint8, offset=8).astype(np.int64)
-
-    return ImageArrays(
-        images("train-images-idx3-ubyte"),
-        labels("train-labels-idx1-ubyte"),
-        images("t10k-images-idx3-ubyte"),
-        labels("t10k-labels-idx1-ubyte"),
-        num_classes=10,
-    )
+    return ImageArrays(*split("train"), *split("t10k"), num_classes=10)
 
 
 def _require_files(
@@ -117,13 +99,8 @@ def arrays(root: Path, path: str | Path | None = None) -> ImageArrays:
     If it also has x_validation and y_validation, those are its validation split.
 
     Images are uint8 [N, H, W, C] or, for grey ones, [N, H, W], with one H, W, C for all splits. Labels are
-    integers [N]. The training labels take every value of 0 .. K - 1, and the others none beyond these.
-
-    Args:
-        root, path: see `locate`.
-
-    Raises:
-        UserError: there is no such file, or it is not as above; the message names the file and the array.
+    integers [N]. The training labels take every value of 0 .. K - 1, and the others none beyond these. The file is
+    found by `locate`.
     """
     path = locate(root, path, "an .npz with x_train, y_train, x_test and y_test")
     found = _read_npz(path)
@@ -153,13 +130,8 @@ def arrays(root: Path, path: str | Path | None = None) -> ImageArrays:
                 "renumber them."
             )
     return ImageArrays(
-        images["train"],
-        labels["train"],
-        images["test"],
-        labels["test"],
-        num_classes=num_classes,
-        validation_images=images.get("validation"),
-        validation_labels=labels.get("validation"),
+        *(images["train"], labels["train"], images["test"], labels["test"], num_classes),
+        *(images.get("validation"), labels.get("validation")),
     )
 
 

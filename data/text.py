@@ -21,15 +21,11 @@ IGNORED = -100  # a target that is not counted: the one that PyTorch's cross-ent
 class Window(NamedTuple):
     """The next T characters of each of B streams.
 
-    Attributes:
-        inputs: ids, int64 [T, B].
-        targets: the ids that follow them, int64 [T, B]; `IGNORED` where a prediction is not counted.
-        is_first: whether the streams begin here, so that the state is zero; otherwise they go on where the window
-            before ended.
+    The streams begin here, so that the state is zero, or go on where the window before ended.
     """
 
-    inputs: Tensor
-    targets: Tensor
+    inputs: Tensor  # ids, int64 [T, B]
+    targets: Tensor  # the ids that follow them, int64 [T, B]; `IGNORED` where a prediction is not counted
     is_first: bool
 
 
@@ -49,9 +45,6 @@ class TrainingStreams:
     Attributes:
         steps_per_epoch: windows in an epoch.
         examples_per_step: characters in a window over all ranks.
-
-    Raises:
-        UserError: the text is too short.
     """
 
     def __init__(
@@ -143,18 +136,10 @@ class EvaluationStreams:
 
 @dataclass(frozen=True)
 class TextSplits:
-    """The splits of one text.
-
-    Attributes:
-        train: in parallel streams.
-        validation: in parallel streams, for speed.
-        test: in as many streams as the setting says, one by default.
-        vocabulary: the characters that the ids 0, 1, ... stand for; see data/text_sources.py for bytes.
-        digest: SHA-256 of the text, by which a resume tells whether it reads the same.
-    """
+    """The splits of one text."""
 
     train: TrainingStreams
     validation: EvaluationStreams
     test: EvaluationStreams
-    vocabulary: str
-    digest: str
+    vocabulary: str  # the characters that the ids 0, 1, ... stand for; see data/text_sources.py for bytes
+    digest: str  # SHA-256 of the text, by which a resume tells whether it reads the same

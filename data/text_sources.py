@@ -34,11 +34,8 @@ def ptb_char(root: Path) -> TextArrays:
     """Character-level Penn Treebank (Mikolov et al. 2012; section 4.3), made from the word-level files in root/ptb.
 
     A line is stripped of the spaces around it and ends in one end-of-line symbol; the spaces between words are
-    characters. That is 5,017,482, 393,042 and 442,423 characters, of 50 different ones.
-
-    Raises:
-        UserError: a file is not there or is not the published one. Nothing is downloaded, since Penn Treebank is
-            licensed by the LDC.
+    characters. That is 5,017,482, 393,042 and 442,423 characters, of 50 different ones. Nothing is downloaded, since
+    Penn Treebank is licensed by the LDC.
     """
     folder = root / "ptb"
     paths = {split: folder / f"ptb.{split}.txt" for split in PTB_MD5}
@@ -51,7 +48,7 @@ def ptb_char(root: Path) -> TextArrays:
     require_md5({path: PTB_MD5[split] for split, path in paths.items()}, "put the published file in its place")
     lines = {split: path.read_text(encoding="ascii").splitlines() for split, path in paths.items()}
     texts = {split: "".join(line.strip() + "\n" for line in lines[split]) for split in lines}
-    vocabulary = _distinct(code_points(texts["train"]))
+    vocabulary = _distinct(texts["train"])
     ids = {split: encode(text, vocabulary, f"ptb.{split}.txt") for split, text in texts.items()}
     return TextArrays(ids["train"], ids["valid"], ids["test"], vocabulary)
 
@@ -63,18 +60,10 @@ def text(
     validation_fraction: float = 0.05,
     test_fraction: float = 0.05,
 ) -> TextArrays:
-    """Any text file: its first part for training, then the part for validation, then that for the test.
+    """Any text file (see `locate`): its first part for training, then that for validation, then that for the test.
 
-    The vocabulary is that of the whole file.
-
-    Args:
-        root, path: see `locate`.
-        bytes: whether the symbols are the bytes of the file, or the characters that it encodes in UTF-8. Of these,
-            a byte-order mark at the beginning is left out.
-        validation_fraction, test_fraction: of the symbols.
-
-    Raises:
-        UserError: there is no such file, it is not UTF-8, or a split would have fewer than two symbols.
+    The vocabulary is that of the whole file. The symbols are the bytes of the file, or the characters that it encodes
+    in UTF-8, without a byte-order mark at the beginning. The fractions are of the symbols.
     """
     if not isinstance(bytes, bool):
         raise UserError(f"bytes is {bytes!r}; it must be true or false.")
@@ -93,7 +82,7 @@ def text(
                 f"{path} is not UTF-8 (byte {error.start} is {error.object[error.start]:#04x}); "
                 "convert it, or set dataset.bytes=true to model its bytes."
             ) from None
-        vocabulary = _distinct(code_points(decoded))
+        vocabulary = _distinct(decoded)
         ids = encode(decoded, vocabulary, str(path))
     first = round(len(ids) * (1 - validation_fraction - test_fraction))
     second = round(len(ids) * (1 - test_fraction))
@@ -108,10 +97,9 @@ def text(
 def encode(text: str, vocabulary: str, name: str = "the text") -> np.ndarray:
     """The ids of a text's characters: uint8 [N] for a vocabulary of up to 256 characters, otherwise int32.
 
-    Raises:
-        UserError: a character is not in the vocabulary; the message says that it is in `name`, and where.
+    For a character that is not in the vocabulary the UserError says where in `name` it is.
     """
-    known, points = code_points(vocabulary), code_points(text)
+    known, points = _code_points(vocabulary), _code_points(text)
     ids = np.searchsorted(known, points).clip(max=len(known) - 1)
     unknown = np.flatnonzero(known[ids] != points)
     if len(unknown):
@@ -143,10 +131,9 @@ def readable(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def code_points(text: str) -> np.ndarray:
-    """The code points of a text's characters, uint32 [N]."""
+def _code_points(text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
 
 
-def _distinct(points: np.ndarray) -> str:
-    return "".join(map(chr, np.unique(points)))
+def _distinct(text: str) -> str:
+    return "".join(map(chr, np.unique(_code_points(text))))

@@ -37,8 +37,7 @@ def require_number(
 def call_with_settings(function: Callable, group: str, settings: Mapping[str, Any], *arguments: Any) -> Any:
     """Call a function with the settings of a configuration group as keywords, after the positional arguments.
 
-    Raises:
-        UserError: a setting that the function does not take, or one of its own that is missing.
+    A setting that the function does not take, or one of its own that is missing, is a UserError.
     """
     parameters = list(signature(function).parameters.values())[len(arguments) :]
     known = [parameter.name for parameter in parameters]

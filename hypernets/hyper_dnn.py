@@ -28,8 +28,6 @@ class HyperDNN(nn.Module):
         choose: called with the name and the value of each parameter; whether it is to be generated. All by default.
 
     Attributes:
-        main_network: the network given, without the parameters that are now generated.
-        hypernetwork: the module that generates them.
         names: every name of each generated parameter; a parameter that modules share has several.
 
     Raises:
@@ -74,10 +72,8 @@ class HyperDNN(nn.Module):
     def forward_with(self, weights: Mapping[str, Tensor], *inputs: Any, **keywords: Any) -> Any:
         """Call the main network with these weights, as `weights()` returned them.
 
-        For a loss that needs the weights too, such as a penalty on them: they are then generated only once.
-
-        Raises:
-            ValueError: a weight has another shape than the parameter that it stands for.
+        For a loss that needs the weights too, such as a penalty on them: they are then generated only once. A weight of
+        another shape than the parameter that it stands for is a ValueError.
         """
         for name, shape in self.shapes.items():
             if weights[name].shape != shape:  # one that broadcasts would be taken without a word

@@ -22,12 +22,8 @@ def tileable_kernels(
 ) -> Callable[[str, Tensor], bool]:
     """Choose the convolution kernels that a `StaticHypernetwork` can generate, for the argument of `HyperDNN`.
 
-    These have filters of one size and channels that the basic kernel's divide. In most networks that leaves out the
-    stem, which reads three channels, and 1x1 shortcuts.
-
-    Args:
-        filter_size: height and width of the filters.
-        basic_channels: (N_in, N_out), as given to the `StaticHypernetwork`.
+    These have filters of one size (height and width) and channels that those of the basic kernel, (N_in, N_out),
+    divide. In most networks that leaves out the stem, which reads three channels, and 1x1 shortcuts.
     """
     size = (filter_size, filter_size) if isinstance(filter_size, int) else tuple(filter_size)
     n_in, n_out = basic_channels
@@ -50,8 +46,8 @@ class StaticHypernetwork(nn.Module):
         K_i = <W_out, a_i> + B_out   second projection, shared by all slices
 
     A kernel with more channels than the basic kernel is tiled from (c_out / N_out) x (c_in / N_in) basic kernels,
-    each with an embedding of its own (Eq. 3). The projections are shared by every kernel of every layer, so one
-    forward pass generates all kernels with a few matrix products, however deep the main network is.
+    each with an embedding of its own (Eq. 3). The projections are shared by every kernel of every layer, so a few
+    matrix products generate all kernels, however deep the main network is.
 
     In evaluation mode without gradients the kernels are generated once and kept until a parameter changes, since the
     embeddings are constants then (section 3.1); inference costs what it costs with learned kernels.
@@ -72,8 +68,7 @@ class StaticHypernetwork(nn.Module):
         basic_channels: (N_in, N_out); the paper uses (16, 16).
 
     Raises:
-        UserError: no kernels, a parameter that is no kernel, filters of different sizes, channels that the basic
-            kernel does not divide, or a size below one.
+        UserError: no kernels, or some that do not fit as above, or a size below one.
     """
 
     def __init__(
@@ -86,11 +81,10 @@ class StaticHypernetwork(nn.Module):
         super().__init__()
         projection_size = embedding_size if projection_size is None else projection_size
         n_in, n_out = basic_channels
-        for name, size in (
-            *(("embedding_size", embedding_size), ("projection_size", projection_size)),
-            *(("N_in of basic_channels", n_in), ("N_out of basic_channels", n_out)),
-        ):
-            require_whole(name, size)
+        require_whole("embedding_size", embedding_size)
+        require_whole("projection_size", projection_size)
+        require_whole("N_in of basic_channels", n_in)
+        require_whole("N_out of basic_channels", n_out)
         self.shapes = {name: tuple(kernel.shape) for name, kernel in kernels.items()}
         height, width = _filter_size(self.shapes, n_in, n_out)
         self.basic_kernel_shape = (n_out, n_in, height, width)
@@ -130,8 +124,7 @@ class StaticHypernetwork(nn.Module):
     def forward(self, condition: None = None) -> dict[str, Tensor]:
         """Return name -> generated kernel [c_out, c_in, height, width], laid out channels-last.
 
-        Raises:
-            UserError: a condition; the embeddings of a static hypernetwork are learned constants.
+        The embeddings are learned constants, so a condition is refused.
         """
         if condition is not None:
             raise UserError("A static hypernetwork takes no condition: leave it out, or use another hypernetwork.")

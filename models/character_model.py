@@ -31,9 +31,6 @@ class CharacterModel(nn.Module):
         vocabulary: the characters that the ids 0, 1, ... stand for.
         input_dropout, output_dropout: probability of dropping a symbol of the input, and a unit of the layer's output.
             One minus the keep probabilities that the paper gives.
-
-    Raises:
-        UserError: a dropout outside [0, 1).
     """
 
     def __init__(
@@ -95,11 +92,7 @@ def _characters(code_points: Tensor) -> str:
 
 
 def build(main_net: Mapping[str, Any], hypernet: Mapping[str, Any], vocabulary: str) -> CharacterModel:
-    """Build the model from the configuration groups main_net and hypernet; both have a `kind`.
-
-    Raises:
-        UserError: kinds that do not go together, or a setting that makes no sense.
-    """
+    """Build the model from the configuration groups main_net and hypernet; both have a `kind`."""
     kinds = main_net["kind"], hypernet["kind"]
     if kinds not in LAYERS:
         fitting = [hyper for main, hyper in LAYERS if main == kinds[0]]

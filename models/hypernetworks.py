@@ -18,11 +18,7 @@ def build_none(main_network: nn.Module) -> nn.Module:
 def build_static(
     main_network: nn.Module, filter_size: int, basic_channels: list[int], embedding_size: int, projection_size: int
 ) -> HyperDNN:
-    """Generate all kernels with filters of one size by the paper's two-layer projection (section 3.1).
-
-    Raises:
-        UserError: as `StaticHypernetwork` and `HyperDNN`.
-    """
+    """Generate all kernels with filters of one size by the paper's two-layer projection (section 3.1)."""
     if not isinstance(basic_channels, list) or len(basic_channels) != 2:
         raise UserError(f"hypernet.basic_channels is {basic_channels!r}; it must be [N_in, N_out], such as [16,16].")
     sizes = {"embedding_size": embedding_size, "projection_size": projection_size}
@@ -37,11 +33,7 @@ HYPERNETWORKS = {
 
 
 def generate_weights(main_network: nn.Module, hypernet: Mapping[str, Any]) -> nn.Module:
-    """Let the hypernetwork of the configuration group `hypernet` generate the weights of a main network.
-
-    Raises:
-        UserError: there is no such hypernetwork for a feed-forward network, or it does not fit this one.
-    """
+    """Let the hypernetwork of the configuration group `hypernet` generate the weights of a main network."""
     kind = hypernet["kind"]
     if kind not in HYPERNETWORKS:
         raise UserError(

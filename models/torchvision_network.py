@@ -13,15 +13,11 @@ def build(image_shape: tuple[int, int, int], num_classes: int, model: str, small
     """Build a torchvision classifier for images (C, H, W).
 
     Args:
-        image_shape: (C, H, W) of the images.
-        num_classes: outputs of the classifier.
+        image_shape, num_classes: of the data set.
         model: its name, such as "resnet18" or "mobilenet_v3_small"; `torchvision.models.list_models()` has them.
         small_images: for a ResNet or one of its relatives on images of about 32x32: the stem, a 7x7 convolution of
             stride 2 and a max pooling that together divide height and width by four, becomes a 3x3 convolution of
             stride 1 (as He et al. did for CIFAR-10).
-
-    Raises:
-        UserError: there is no such model, or the images do not fit it.
     """
     known = [name for name in torchvision.models.list_models(module=torchvision.models) if name not in UNSUPPORTED]
     if model not in known:

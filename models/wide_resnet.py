@@ -19,11 +19,6 @@ class WideResNet(nn.Module):
     Args:
         depth: 6 N + 4 for N blocks in each of the groups conv2, conv3 and conv4; the paper uses 40.
         width: k, so that the groups have 16 k, 32 k and 64 k channels.
-        num_classes: outputs of the classifier.
-        image_channels: channels of the input.
-
-    Raises:
-        UserError: a depth that is not 6 N + 4, or a width below one.
     """
 
     def __init__(self, depth: int = 40, width: int = 1, num_classes: int = 10, image_channels: int = 3) -> None:

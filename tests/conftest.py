@@ -1,52 +1,59 @@
-"""How the tests start train.py: as a process, or in this one where that makes no difference and saves its start."""
+"""How the tests start programs: as processes, or in this one where that makes no difference and saves their start."""
 
-import gc
 import io
-import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from training.run import read_result
+
 ROOT = Path(__file__).resolve().parents[1]
+torch.set_num_threads(1)  # in such small operations threads wait for each other, and bits depend on their number
 
 
 class Launcher:
-    """Starts train.py with run directories of its own.
+    """Starts programs, train.py unless another is given, with run directories of its own.
 
     Args:
         runs: where the runs go.
+        images: an .npz of a few small images.
     """
 
-    def __init__(self, runs: Path) -> None:
+    def __init__(self, runs: Path, images: Path) -> None:
         self.runs = runs
+        self.images = images
         self.started: list[subprocess.Popen] = []
-        # One thread in every process, so that their sums agree to the last bit; a proxy that is not there, so that no
-        # test depends on whether there is a network.
-        self.environment = os.environ | {
+        # One thread, as here; a proxy that is not there, so that no test depends on whether there is a network.
+        self.changed_environment = {
             "OMP_NUM_THREADS": "1",
             "http_proxy": "http://127.0.0.1:9",
             "https_proxy": "http://127.0.0.1:9",
         }
 
     def new(self, *overrides: str) -> list[str]:
-        """The command line of a run of a second or so on the bundled sample; `overrides` come last."""
-        sizes = ["main_net.depth=10", "dataset.batch_size=16", "logger=none", "device=cpu"]
-        return [*sizes, f"runs={self.runs}", *overrides]
+        """The command line of a run of a second or so; `overrides` come last."""
+        sizes = ["main_net.depth=10", f"dataset.path={self.images}", "dataset.batch_size=16"]
+        return [*sizes, "logger=none", "device=cpu", f"runs={self.runs}", *overrides]
 
-    def start(self, *arguments: str, program: tuple[str, ...] = ("train.py",)) -> subprocess.Popen:
+    def start(
+        self, *arguments: str, program: tuple[str, ...] = (str(ROOT / "train.py"),), cwd: Path = ROOT
+    ) -> subprocess.Popen:
         """Start a process; the fixture kills it at the end of the test if it still runs then."""
         process = subprocess.Popen(
             [sys.executable, *program, *arguments],
-            cwd=ROOT,
-            env=self.environment,
+            cwd=cwd,
+            env=os.environ | self.changed_environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -59,21 +66,22 @@ class Launcher:
         stdout, stderr = process.communicate(timeout=600)
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
-    def run(self, *arguments: str, program: tuple[str, ...] = ("train.py",)) -> subprocess.CompletedProcess:
+    def run(self, *arguments: str, **place) -> subprocess.CompletedProcess:
         """Start a process and wait for it."""
-        return self.finish(self.start(*arguments, program=program))
+        return self.finish(self.start(*arguments, **place))
 
-    def call(self, *arguments: str) -> subprocess.CompletedProcess:
+    def call(self, *arguments: str, program: str = "train.py", cwd: Path = ROOT) -> subprocess.CompletedProcess:
         """Do in this process what `run` does in a new one, without the seconds that its start takes."""
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
         with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(ROOT)
-            for name in ("http_proxy", "https_proxy"):
-                patch.setenv(name, self.environment[name])
-            done = call_program(ROOT / "train.py", *arguments)
-        torch.set_num_threads(threads)
-        gc.collect()  # a run that ended in an error keeps its lock as long as the traceback lives
+            patch.chdir(cwd)
+            for name, value in self.changed_environment.items():
+                patch.setenv(name, value)
+            return call_program(ROOT / program, *arguments)
+
+    def succeed(self, *arguments: str, **place) -> subprocess.CompletedProcess:
+        """`call` what must succeed."""
+        done = self.call(*arguments, **place)
+        assert done.returncode == 0, done.stderr
         return done
 
     def stop(self) -> None:
@@ -88,7 +96,7 @@ class Launcher:
 
     def only_run(self) -> Path:
         """The one run directory there is."""
-        (run,) = self.runs.iterdir()
+        (run,) = (path.parent for path in self.runs.glob("*/run.json"))
         return run
 
     def wait_for_rows(self, process: subprocess.Popen, rows: int) -> None:
@@ -109,6 +117,9 @@ def call_program(path: Path, *arguments: str) -> subprocess.CompletedProcess:
             if isinstance(returncode, str):  # what Python does with sys.exit("message")
                 print(returncode, file=sys.stderr)
                 returncode = 1
+        except Exception:
+            traceback.print_exc()
+            returncode = 1
     return subprocess.CompletedProcess(arguments, returncode, stdout.getvalue(), stderr.getvalue())
 
 
@@ -118,28 +129,28 @@ def number_of_rows(run: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen, seconds: float = 300) -> None:
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen) -> None:
     """Wait for a condition that a running process brings about."""
-    end = time.monotonic() + seconds
-    while not condition():
+    for _ in range(60_000):
+        if condition():
+            return
         assert process.poll() is None, f"ended early with {process.returncode}: {process.communicate()}"
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.002)
+        time.sleep(0.005)
+    raise AssertionError("nothing happened")
 
 
 @pytest.fixture(scope="session")
-def run_in_process():
-    """The function `call_program`."""
-    return call_program
-
-
-@pytest.fixture(scope="session")
-def make_launcher():
+def make_launcher(tmp_path_factory):
     """Makes launchers; kills at the end what they started and left running."""
     made: list[Launcher] = []
+    images = tmp_path_factory.mktemp("data") / "images.npz"
+    draw = np.random.default_rng(0)
+    sizes = {"train": 80, "test": 12}
+    arrays = {f"x_{split}": draw.integers(256, size=(size, 8, 8, 3), dtype=np.uint8) for split, size in sizes.items()}
+    np.savez(images, **arrays, **{f"y_{split}": np.arange(size) % 4 for split, size in sizes.items()})
 
     def make(runs: Path) -> Launcher:
-        made.append(Launcher(runs))
+        made.append(Launcher(runs, images))
         return made[-1]
 
     yield make
@@ -155,24 +166,36 @@ def launcher(tmp_path, make_launcher):
     launcher.stop()
 
 
-@pytest.fixture(scope="module")
-def restored_environment():
-    """Keeps changes to the environment, such as wandb's, from other tests and their processes."""
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, make_launcher):
+    """A finished run of six steps that saved at 0, 2, 3, 4 and 6; tests change copies of it."""
+    launcher = make_launcher(tmp_path_factory.mktemp("finished"))
+    launcher.succeed(*launcher.new("steps=6", "log_every=1", "validate_every=3", "checkpoint_every=2"))
+    return launcher.only_run()
+
+
+@pytest.fixture
+def copied(finished, launcher):
+    """A copy of the finished run, alone among the runs of `launcher`."""
+    return shutil.copytree(finished, launcher.runs / finished.name)
+
+
+@pytest.fixture
+def unfinished(copied):
+    """Such a copy that looks as if the run had been killed before its result."""
+    (copied / "result.json").unlink()
+    return copied
 
 
 @pytest.fixture(scope="session")
 def assert_one_line():
     """Checks that a command failed as it should: one line for the user, which has all the words, and no traceback."""
 
-    def check(done: subprocess.CompletedProcess, *words: str) -> None:
+    def check(done: subprocess.CompletedProcess, *words: str, program: str = "train.py") -> None:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         assert done.returncode not in (0, None), done
         assert len(lines) == 1, done.stderr
-        assert lines[0].startswith("train.py: "), done.stderr
+        assert lines[0].startswith(f"{program}: "), done.stderr
         for word in words:
             assert word in lines[0], done.stderr
 
@@ -210,10 +233,14 @@ def assert_same_run(assert_same):
     def check(first: Path, second: Path) -> None:
         assert (first / "metrics.jsonl").read_bytes() == (second / "metrics.jsonl").read_bytes()
         for name in ("checkpoint.pt", "best.pt"):
-            one, other = (torch.load(run / name, weights_only=True) for run in (first, second))
-            assert_same(one, other, name)
-        one, other = (json.loads((run / "result.json").read_text()) for run in (first, second))
-        for key in ("steps", "best_step", "parameters", "validation_error", "test_error"):
+            saved = [torch.load(run / name, weights_only=True) for run in (first, second)]
+            for content in saved:
+                del content["run"]  # its id
+            assert_same(*saved, name)
+        one, other = map(read_result, (first, second))
+        compared = [key for key in one if key.startswith(("validation_", "test_"))]
+        assert len(compared) == 2
+        for key in (*compared, "steps", "best_step", "parameters"):
             assert one[key] == other[key], key
 
     return check

@@ -1,213 +1,179 @@
-"""The configuration files: they compose, lead to the paper's networks, and have no key that nothing reads."""
+"""The configuration files: each composes, says what runs as it stands, and has only settings that are read."""
 
-import inspect
-import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import hydra
 import pytest
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+import torch
+import yaml
+from omegaconf import OmegaConf
 
-import train as program
-from models import CHARACTER_MODELS, build_character_model, build_image_classifier, check_combination
-from training import loop, wandb_logger
-from training.logger import NoLogger
+from data.build import build_images, build_text
+from hypernets import UserError
+from training.distributed import Processes
+from training.logger import check_logger
+from training.optimizer import build_optimizer
+from training.run import read_facts, read_result
 from training.schedule import build_schedule
+from training.settings import check_settings, flat
+from training.tasks import build_task, character_modelling, image_classification
 
-CONFIGS = Path(program.__file__).parent / "configs"
-EXPERIMENTS = sorted(
-    str(path.relative_to(CONFIGS / "experiment"))[: -len(".yaml")] for path in CONFIGS.glob("experiment/*/*")
-)
-BUDGETS = sorted(path.stem for path in CONFIGS.glob("budget/*.yaml"))
-PARAMETERS = {
-    "table2/wrn_40_1": 562_762,
-    "table2/hyper_wrn_40_1": 96_602,
-    "table2/wrn_40_2": 2_235_530,
-    "table2/hyper_wrn_40_2": 147_610,
-    "table7/mnist_convnet": 21_210,
-    "table7/hyper_mnist_convnet": 12_910,
-}
-SMALL = ["units.smoke=8", "hyper_units.smoke=8"]  # of a recurrent network
-# Runs that together read every key of every group.
-RUNS = [
-    ["main_net.depth=10", "logger=wandb_offline"],
-    ["main_net.depth=10", "logger=none", "hypernet=none", "optimizer=sgd", "schedule=paper/sgd"],
-    ["main_net=lstm", "hypernet=hyperlstm", "dataset=shakespeare", "logger=none", "schedule=constant", *SMALL],
-    ["main_net=rnn", "hypernet=hyperrnn", "dataset=shakespeare", "logger=none", *SMALL],
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def choices(group):
+    return sorted(str(path.relative_to(CONFIGS / group).with_suffix("")) for path in CONFIGS.glob(f"{group}/**/*.yaml"))
+
+
+EXPERIMENTS = choices("experiment")
+OF_THE_PAPER = [
+    name for name in EXPERIMENTS if f"row: {Path(name).name}\n" in (CONFIGS / f"experiment/{name}.yaml").read_text()
 ]
 
 
-def composed(*overrides: str) -> DictConfig:
+def composed(*overrides):
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return hydra.compose("train", list(overrides))
-
-
-def plain(config: DictConfig) -> dict:
+        config = hydra.compose("train", list(overrides))
     return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
 
 
-def leaves(settings: dict) -> set[tuple[str, ...]]:
-    """(group, key) of every setting in a group, and (key,) of the others."""
-    return {
-        (key, *rest)
-        for key, value in settings.items()
-        for rest in ([(inner,) for inner in value] if isinstance(value, dict) else [()])
-    }
+@pytest.fixture
+def build_all(monkeypatch):
+    """Builds all that settings describe, of its full size but without memory, and without data."""
+    shapes = {"mnist": (1, 28, 28)}
 
+    def stub_images(dataset, **place):
+        shape = shapes.get(dataset["kind"], (3, 32, 32))
+        return SimpleNamespace(image_shape=shape, num_classes=10, digest="")
 
-@pytest.mark.parametrize("budget", BUDGETS)
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_experiment_composes_with_every_budget(experiment, budget):
-    settings = plain(composed(f"experiment={experiment}", f"budget={budget}"))
-    assert settings["table"] == experiment.partition("/")[0]
-    assert settings["budget"]["name"] == budget
-    check_combination(settings["main_net"]["name"], settings["hypernet"]["name"])
-    steps = loop.Budget(**{key: value for key, value in settings["budget"].items() if key != "name"}).steps
-    rate = build_schedule(**settings["schedule"], steps=steps)
-    assert all(rate(step) > 0 for step in (0, steps // 2, steps - 1))
+    monkeypatch.setattr(image_classification, "build_images", stub_images)
+    monkeypatch.setattr(character_modelling, "build_text", lambda *_, **__: SimpleNamespace(vocabulary="abcdefgh"))
 
+    def build(settings):
+        check_settings(settings)
+        check_logger(settings)
+        with torch.device("meta"):
+            _, task = build_task(settings, Processes(0, 1, torch.device("meta")))
+        build_optimizer(task.parameters(), settings["optimizer"])
+        rate = build_schedule(settings["schedule"], settings["steps"])
+        assert all(rate(step) > 0 for step in (0, settings["steps"] // 2, settings["steps"] - 1))
 
-def test_paper_budget_is_the_paper_protocol():
-    plain_net, hyper = (plain(composed(f"experiment=table2/{name}")) for name in ("wrn_40_1", "hyper_wrn_40_1"))
-    assert (plain_net["budget"]["steps"], hyper["budget"]["steps"]) == (140_000, 672_000)
-    assert plain_net["schedule"]["rates"] == [0.1, 0.02, 0.004, 0.0008, 0.00016]
-    assert hyper["schedule"]["rates"] == [0.002, 0.001, 0.0002, 0.00005]
-    assert (plain_net["optimizer"]["name"], plain_net["optimizer"]["momentum"]) == ("sgd", 0.9)
-    for settings in (plain_net, hyper):
-        assert settings["schedule"]["until"][-1] == settings["budget"]["steps"]
-        assert settings["dataset"]["batch_size"] == 128
-
-
-@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if name.startswith(("table3/", "table4/"))])
-def test_paper_budget_of_the_language_models(experiment):
-    settings = plain(composed(f"experiment={experiment}"))
-    assert settings["dataset"]["batch_size"] == 128
-    assert (settings["optimizer"]["name"], settings["optimizer"]["gradient_clip"]) == ("adam", 1.0)
-    assert (settings["schedule"]["name"], settings["schedule"]["rate"]) == ("constant", 0.001)
+    return build
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_model_of_an_experiment(experiment):
-    settings = plain(composed(f"experiment={experiment}", "budget=smoke", *SMALL))
-    if settings["main_net"]["name"] in CHARACTER_MODELS:
-        network = build_character_model(settings["main_net"], settings["hypernet"], "abcdefgh")
+def test_experiment_builds_and_its_name_tells_its_size_and_its_row(build_all, experiment):
+    settings = composed(f"experiment={experiment}")
+    build_all(settings)
+    table, _, name = experiment.rpartition("/")
+    main_net = settings["main_net"]
+    if main_net["kind"] == "wide_resnet":
+        assert main_net["name"] == f"wrn_{main_net['depth']}_{main_net['width']}" and main_net["name"] in name
+    elif main_net["kind"] == "lstm":
+        assert main_net["name"].endswith(f"lstm_{main_net['hidden_size']}")
+        assert not table or str(main_net["hidden_size"]) in name
+    if table:
+        assert settings["table"] == table and f"{table}/{settings['row']}" in OF_THE_PAPER
+
+
+@pytest.mark.parametrize("experiment", OF_THE_PAPER)
+def test_protocol_of_the_paper(experiment):
+    settings = composed(f"experiment={experiment}")
+    optimizer, schedule = settings["optimizer"], settings["schedule"]
+    assert settings["dataset"]["batch_size"] == (1000 if "table7" in experiment else 128)
+    if experiment.startswith("table2/wrn"):
+        assert (settings["steps"], optimizer) == (140_000, {"kind": "sgd", "momentum": 0.9})
+        assert schedule["rates"] == [0.1, 0.02, 0.004, 0.0008, 0.00016]
+    elif experiment.startswith("table2/hyper"):
+        assert (settings["steps"], optimizer["kind"]) == (672_000, "adam")
+        assert schedule["rates"] == [0.002, 0.001, 0.0002, 0.00005]
     else:
-        shape = (1, 28, 28) if settings["dataset"]["source"] == "mnist" else (3, 32, 32)
-        network = build_image_classifier(settings["main_net"], settings["hypernet"], 10, shape)
-    if experiment in PARAMETERS:  # tests/test_results.py has the counts of the language models
-        assert sum(parameter.numel() for parameter in network.parameters()) == PARAMETERS[experiment]
+        assert optimizer["kind"] == "adam" and schedule == {"kind": "constant", "rate": 0.001}
+        assert settings["gradient_clip"] == (None if "table7" in experiment else 1.0)
+    if "table2" in experiment:
+        assert schedule["until"][-1] == settings["steps"] and settings["main_net"]["kernel_decay"] == 5e-4
 
 
-def test_all_image_experiments_have_a_count():
-    assert PARAMETERS.keys() == {name for name in EXPERIMENTS if name.startswith(("table2/", "table7/"))}
+COMBINATIONS = [
+    ["main_net=wide_resnet", "hypernet=static", "optimizer=sgd", "schedule=table8"],
+    ["main_net=mnist_convnet", "hypernet=none", "optimizer=adam", "schedule=table9", "dataset=mnist"],
+    ["main_net=torchvision", "hypernet=static", "schedule=constant"],
+    ["main_net=torchvision", "hypernet=none", "main_net.model=mobilenet_v3_small", "main_net.small_images=false"],
+    ["main_net=lstm", "hypernet=none", "dataset=shakespeare", "schedule=one_cycle"],
+    ["main_net=layer_norm_lstm", "hypernet=hyperlstm", "dataset=shakespeare", "logger=wandb_online"],
+    ["main_net=rnn", "hypernet=hyperrnn", "dataset=shakespeare", "logger=none"],
+]
 
 
-def test_every_setting_is_read(monkeypatch, tmp_path):
-    """Under another name, a setting must be missed, or refused, by one of the runs that have it."""
-
-    class Instant(loop.Trainer):
-        def train(self, saved=None):
-            self.state.best = {"step": 0, self.task.metric: 0.0}
-
-        def test(self):
-            return {}
-
-    signature = inspect.signature(wandb_logger.WandbLogger)
-
-    class Logger(NoLogger):
-        def __init__(self, *arguments, **keywords):
-            signature.bind(*arguments, **keywords)  # without the seconds that W&B takes
-
-    monkeypatch.setattr(wandb_logger, "WandbLogger", Logger)
-    monkeypatch.setattr(loop, "Trainer", Instant)
-    monkeypatch.setattr(program.provenance, "commit", str)
-    for name in ("build_images", "build_text"):
-        monkeypatch.setattr(program, name, built_once(getattr(program, name)))
-
-    read, known = set(), set()
-    for overrides in RUNS:
-        settings = plain(composed(f"runs={tmp_path}", "device=cpu", *overrides))
-        for interpolated in ("resume", "steps", "units", "hyper_units", "streams"):  # by `launch`; see the next test
-            del settings[interpolated]
-        program.train(settings, [], None)  # as it is, it must run
-        places = leaves(settings)
-        known |= places
-        for place in places - read:
-            try:
-                program.train(renamed(settings, place), [], None)
-            except (KeyError, TypeError, ValueError):
-                read.add(place)
-    assert known == read
-
-    for group in ("main_net", "hypernet", "optimizer", "budget", "schedule", "logger", "dataset"):
-        for path in (CONFIGS / group).rglob("*.yaml"):
-            choice = path.relative_to(CONFIGS / group).with_suffix("")
-            settings = OmegaConf.to_container(composed(f"{group}={choice}"))[group]
-            assert leaves({group: settings}) <= known, "settings that no run of this test has"
+@pytest.mark.parametrize("overrides", COMBINATIONS, ids=" ".join)
+def test_combination_builds(build_all, overrides):
+    build_all(composed(*overrides))
 
 
-@pytest.mark.parametrize("table", ["steps", "units", "hyper_units", "streams"])
-@pytest.mark.parametrize("budget", BUDGETS)
-def test_every_budget_reads_its_sizes(table, budget):
-    config = composed("main_net=lstm", "hypernet=hyperlstm", "dataset=ptb_char", f"budget={budget}")
-    assert set(config[table]) == set(BUDGETS)
-    OmegaConf.set_struct(config, False)
-    del config[table][budget]
-    with pytest.raises(OmegaConfBaseException):
-        plain(config)
+def test_every_choice_is_in_a_combination():
+    used = {override for overrides in COMBINATIONS for override in overrides}
+    for group in ("main_net", "hypernet", "optimizer", "schedule"):
+        assert {f"{group}={choice}" for choice in choices(group)} <= used
 
 
-def test_slurm_launcher_composes():
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+@pytest.mark.parametrize("dataset", choices("dataset"))
+def test_every_data_set_takes_its_settings(dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("HYPERNETS_DATA", str(tmp_path))
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    given = [f"dataset.path={tmp_path}/nothing"] if dataset in ("arrays", "text") else []
+    settings = composed(f"dataset={dataset}", *given)["dataset"]
+    task = settings.pop("task"), settings.pop("name")
+    build = {"image_classification": build_images, "character_modelling": build_text}[task[0]]
+    seed = {"seed": 0} if build is build_images else {}
+    try:
+        build(settings, device="cpu", rank=0, world_size=1, **seed)
+    except UserError as refused:
+        assert str(tmp_path) in str(refused)  # because nothing is there
+
+
+def test_optimizer_changes_nothing_else():
+    for overrides in ([], ["experiment=table2/wrn_40_1"], ["experiment=table3/lstm_256"]):
+        adam, sgd = (flat(composed(*overrides, f"optimizer={choice}")) for choice in ("adam", "sgd"))
+        assert {key for key in adam.keys() | sgd.keys() if adam.get(key) != sgd.get(key)} == {
+            "optimizer.kind",
+            "optimizer.betas",
+            "optimizer.momentum",
+        }
+
+
+def test_what_is_printed_is_literal(launcher):
+    """No interpolation to work out, and no table of what other runs would have."""
+    for arguments in (["run=mine"], ["experiment=table3/lstm_256", "seed=1"]):
+        printed = flat(yaml.safe_load(launcher.succeed(*arguments, "--cfg", "job").stdout))
+        assert not any("${" in str(value) for value in printed.values())
+        assert all(key.count(".") <= 1 for key in printed)
+    assert printed["main_net.name"] == "lstm_256" and printed["table"] == printed["logger.group"] == "table3"
+
+
+def test_slurm_launcher_requeues_a_job_in_time():
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = hydra.compose("train", ["hydra/launcher=slurm"], return_hydra_config=True)
-    assert config.hydra.launcher.gpus_per_node == 1
+        launcher = hydra.compose("train", ["hydra/launcher=slurm"], return_hydra_config=True).hydra.launcher
+    assert launcher.gpus_per_node == 1
+    assert launcher.signal_delay_s < 60 * launcher.timeout_min and launcher.max_num_timeout > 0
 
 
 def test_sweep_makes_a_run_directory_for_each_job(launcher):
-    done = launcher.run("-m", *launcher.new("budget.steps=1", "hypernet=none,static", "seed=0,1"))
-    assert done.returncode == 0, done.stderr
+    launcher.succeed("-m", *launcher.new("steps=1", "hypernet=none,static", "seed=1"))
     runs = [path.parent for path in launcher.runs.glob("*/result.json")]
     names = {re.sub(r"-\d{8}-\d{6}$", "", run.name) for run in runs}
-    assert names == {
-        f"cifar10_sample-wrn_10_1-{hypernet}-s{seed}" for hypernet in ("none", "static") for seed in (0, 1)
-    }
+    assert names == {f"cifar10_sample-wrn_10_1-{net}-s1" for net in ("none", "static")}
     for run in runs:
-        result = json.loads((run / "result.json").read_text())
-        assert f"{result['settings']['hypernet']['name']}-s{result['seed']}" in run.name
-        overrides = json.loads((run / "overrides.json").read_text())
-        assert f"seed={result['seed']}" in overrides and not any("," in override for override in overrides)
-    again = launcher.call("-r", str(runs[0]), "budget.steps=2")
-    assert again.returncode == 0, again.stderr
-    assert json.loads((runs[0] / "result.json").read_text())["steps"] == 2
+        result, overrides = read_result(run), read_facts(run)["overrides"]
+        assert result["settings"]["hypernet"]["name"] in run.name
+        assert not any("," in override for override in overrides)
+    launcher.succeed("-r", str(runs[0]), "steps=2")
 
 
 def test_a_job_that_fails_does_not_end_the_sweep(launcher):
-    done = launcher.run("-m", *launcher.new("budget.steps=1", "main_net.depth=11,10"))
+    done = launcher.call("-m", *launcher.new("steps=1", "main_net.depth=11,10"))
     assert done.returncode == 1
-    assert "depth 11" in done.stderr and "Traceback" not in done.stderr
-    (finished,) = launcher.runs.glob("*/result.json")
-    assert json.loads(finished.read_text())["settings"]["main_net"]["depth"] == 10
-
-
-def built_once(build):
-    """`build`, which reads data from the disk only where the settings' names are new."""
-    built = {}
-
-    def remembered(**settings):
-        names = tuple(sorted(settings))
-        if names not in built:
-            built[names] = build(**settings)
-        return built[names]
-
-    return remembered
-
-
-def renamed(settings: dict, place: tuple[str, ...]) -> dict:
-    """The settings with the one at `place` under another name."""
-    key, *inner = place
-    if inner:
-        return {**settings, key: renamed(settings[key], tuple(inner))}
-    return {f"{name}_renamed" if name == key else name: value for name, value in settings.items()}
+    assert "is 11" in done.stderr and "Traceback" not in done.stderr
+    assert read_result(launcher.only_run())["settings"]["main_net"]["depth"] == 10

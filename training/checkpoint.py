@@ -34,9 +34,6 @@ def write_atomically(path: Path, content: bytes, keep: Path | None = None) -> No
     """Replace the file at `path`; a reader sees the old file or the new one, never a part.
 
     The old file is moved to `keep`, where that is given.
-
-    Raises:
-        UserError: it cannot be written, for example because the disk is full; the old file stays.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -87,9 +84,6 @@ def load_checkpoint(directory: Path, run: str) -> dict[str, Any]:
 
     The newest file is moved aside then, so that the next save does not put it in the place of the complete one. The
     best network is put back to the one that the checkpoint knows.
-
-    Raises:
-        UserError: as `read_newest`.
     """
     state, problems = read_newest(directory, run)
     if problems:
@@ -125,9 +119,6 @@ def read_newest(directory: Path, run: str) -> tuple[dict[str, Any], list[str]]:
     """Return the newest complete checkpoint of a run, on the CPU, and what is wrong with a newer file.
 
     Changes nothing, and can be called while a training saves there.
-
-    Raises:
-        UserError: no checkpoint, none that is complete, or one that is of another run or not only data.
     """
     problems = []
     for path in (directory / NEWEST, directory / PREVIOUS):

@@ -62,9 +62,6 @@ def rewrite_resume(arguments: list[str]) -> list[str]:
 
     Args:
         arguments: the command line without the program's name.
-
-    Raises:
-        UserError: no run to resume, or -r together with a sweep or another run.
     """
     arguments = [
         part for each in arguments for part in (each.split("=", 1) if each.startswith("--resume=") else [each])

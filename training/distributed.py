@@ -79,9 +79,6 @@ def start_processes(device: str) -> Processes:
 
     Args:
         device: "auto" (a GPU where there is one), "cpu" or "cuda".
-
-    Raises:
-        UserError: an unknown device, or "cuda" where PyTorch sees no GPU.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"There is no device {device!r}; choose device=auto, device=cpu or device=cuda.")

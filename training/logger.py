@@ -39,11 +39,7 @@ class NoLogger:
 
 
 def check_logger(settings: Mapping[str, Any]) -> None:
-    """Check what the settings say of the logger, before anything is written.
-
-    Raises:
-        UserError: there is no such logger, or no such mode of it.
-    """
+    """Check what the settings say of the logger, before anything is written."""
     kind, mode = settings["logger"].get("kind"), settings["logger"].get("mode")
     if kind not in ("none", "wandb"):
         raise UserError(f"logger.kind is {kind!r}; it must be none or wandb.")
@@ -59,9 +55,6 @@ def open_logger(settings: Mapping[str, Any], run_path: Path, rows: list[dict[str
             and for W&B mode, project, entity, group and tags. The whole becomes the run's configuration in W&B.
         run_path: the run directory, whose name becomes the run's name.
         rows: all rows that metrics.jsonl holds at this moment.
-
-    Raises:
-        UserError: as `check_logger` and `WandbLogger`.
     """
     check_logger(settings)
     options = dict(settings["logger"])

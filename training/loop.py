@@ -112,9 +112,6 @@ class Trainer:
         """Make the directory of a new run, or go on from the newest checkpoint of an earlier one; open the logger.
 
         Everything that can be refused is checked before anything in the directory changes.
-
-        Raises:
-            UserError: the data or a file of the run is not what it was, or the checkpoint does not fit.
         """
         saved = self.directory.newest_checkpoint(self.splits.digest) if self.directory is not None else None
         saved = self.processes.broadcast(saved)
@@ -339,11 +336,7 @@ class Trainer:
 
 
 def load_state(module: nn.Module | torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Load a state dictionary from a checkpoint.
-
-    Raises:
-        UserError: it is of another architecture.
-    """
+    """Load a state dictionary from a checkpoint."""
     try:
         module.load_state_dict(state)
     except (RuntimeError, ValueError, KeyError) as error:

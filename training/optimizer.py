@@ -33,11 +33,7 @@ OPTIMIZERS = {"sgd": sgd, "adam": adam}
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], settings: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """Build the optimizer that the configuration group describes.
-
-    Raises:
-        UserError: an unknown kind or a setting that makes no sense.
-    """
+    """Build the optimizer that the configuration group describes."""
     kind = settings["kind"]
     if kind not in OPTIMIZERS:
         raise UserError(f"optimizer.kind is {kind!r}; it must be one of {', '.join(OPTIMIZERS)}.")

@@ -1,10 +1,10 @@
 """Pictures of a run as files, which the run directory keeps and W&B copies."""
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import torch
-from torchvision.io import write_png
+from PIL import Image
 
 from training.checkpoint import write_atomically
 
@@ -16,5 +16,7 @@ def write_picture(path: Path, content: np.ndarray | str) -> Path:
         write_atomically(path, content.encode())
     else:
         path = path.with_name(path.name + ".png")
-        write_png(torch.from_numpy(content).permute(2, 0, 1), str(path))
+        image = BytesIO()
+        Image.fromarray(content).save(image, "PNG")
+        write_atomically(path, image.getbuffer())
     return path

@@ -10,9 +10,6 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
 
     Args:
         precision: "bf16", "float32", or "auto": bf16 where the device has instructions for it.
-
-    Raises:
-        UserError: an unknown precision.
     """
     if precision not in ("auto", "bf16", "float32"):
         raise UserError(f"There is no precision {precision!r}; choose precision=auto, bf16 or float32.")

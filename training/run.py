@@ -28,6 +28,7 @@ from omegaconf import OmegaConf
 from hypernets import UserError
 from training import checkpoint
 from training.checkpoint import write_atomically
+from training.json_files import NUMBER, read_json, read_json_lines, write_json
 from training.settings import refuse_changes
 
 RUN = "run.json"
@@ -54,10 +55,6 @@ class Run:
         path: its directory.
         is_new: whether there was no run at `path`.
         steps_done: after how many steps the run had its last final result; 0 before there is one.
-
-    Raises:
-        UserError: another process trains there, the directory cannot be used, or the settings differ in what a run
-            may not change.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], overrides: Sequence[str]) -> None:
@@ -92,9 +89,7 @@ class Run:
     def newest_checkpoint(self, data_digest: str) -> dict[str, Any] | None:
         """Return the checkpoint to go on from; None if the run is new, or was stopped before its first checkpoint.
 
-        Raises:
-            UserError: the data set is not the one that the run was trained on, or the checkpoints or the metrics are
-                damaged.
+        The data set, the checkpoints and the metrics must be what they were.
         """
         if self.is_new:
             self._facts["data"] = data_digest
@@ -132,7 +127,7 @@ class Run:
                 added = [each for each in self._overrides if each not in self._facts["overrides"]]
                 self._facts["resumed_with"] = added
             write_atomically(self.path / CONFIG, self._config.encode())
-            _write_json(self.path / RUN, self._facts)
+            write_json(self.path / RUN, self._facts)
             self._metrics = open(self.path / METRICS, "ab")  # noqa: SIM115, appended to until the process ends
             self._metrics.truncate(metrics["size"] if metrics else 0)
             self._metrics.seek(0, os.SEEK_END)
@@ -177,7 +172,7 @@ class Run:
         Sessions are kept apart from checkpoints and metrics, whose bytes do not depend on the clock.
         """
         session = {**facts, "seconds": round(time.monotonic() - self._began, 1)}
-        _write_json(self.path / SESSIONS, [*self._sessions, session])
+        write_json(self.path / SESSIONS, [*self._sessions, session])
 
     def sessions(self) -> list[dict[str, Any]]:
         """One entry for each process that trained here, this one included."""
@@ -188,7 +183,7 @@ class Run:
         keep = None
         if self.steps_done not in (0, result["steps"]):
             keep = self.path / f"result-{self.steps_done}-steps.json"
-        _write_json(self.path / RESULT, result, keep)
+        write_json(self.path / RESULT, result, keep)
 
     def close(self) -> None:
         """Release the lock, for the next run of the same process."""
@@ -209,11 +204,7 @@ class Run:
 
 
 def path_of_run(settings: Mapping[str, Any]) -> Path:
-    """The directory of the run that the settings ask for: by `resume`, by `run`, or a new one that tells what runs.
-
-    Raises:
-        UserError: a name that is no name of a folder.
-    """
+    """The directory of the run that the settings ask for: by `resume`, by `run`, or a new one that tells what runs."""
     if settings["resume"] is not None:
         return Path(settings["resume"])
     runs, name = Path(settings["runs"]).expanduser(), settings["run"]
@@ -239,11 +230,7 @@ def _not_taken(runs: Path, name: str) -> str:
 
 
 def most_recent_run(runs: Path) -> Path:
-    """The run under `runs` that was started or resumed last.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The run under `runs` that was started or resumed last."""
     found = list(runs.glob(f"*/{RUN}"))
     if not found:
         raise UserError(f"There is no run to resume in {runs}/; start one with python train.py.")
@@ -251,28 +238,14 @@ def most_recent_run(runs: Path) -> Path:
 
 
 def read_facts(run: Path) -> dict[str, Any]:
-    """What run.json says: the id of a run, its overrides, those it was resumed with, the digest of its data.
-
-    Raises:
-        UserError: there is no run, or the file is damaged.
-    """
+    """What run.json says: the id of a run, its overrides, those it was resumed with, the digest of its data."""
     if not (run / RUN).exists():
         raise UserError(f"There is no run in {run}: it has no {RUN}.")
-    facts = read_json(run / RUN, dict)
-    lists = [facts.get("overrides"), facts.get("resumed_with")]
-    if not all(isinstance(each, list) and all(isinstance(item, str) for item in each) for each in lists):
-        raise UserError(f"{run / RUN} lacks the overrides of a run; put back the one that the run wrote.")
-    if not isinstance(facts.get("id"), str) or not isinstance(facts.get("data"), str):
-        raise UserError(f"{run / RUN} lacks the id of a run or of its data; put back the one that the run wrote.")
-    return facts
+    return read_json(run / RUN, {"id": str, "data": str, "overrides": [str], "resumed_with": [str]})
 
 
 def read_settings(run: Path) -> dict[str, Any]:
-    """The configuration of a run's last launch, as plain values.
-
-    Raises:
-        UserError: the file holds something else.
-    """
+    """The configuration of a run's last launch, as plain values."""
     try:
         settings = OmegaConf.to_container(OmegaConf.load(run / CONFIG))
     except (yaml.YAMLError, OSError, ValueError) as error:
@@ -283,70 +256,21 @@ def read_settings(run: Path) -> dict[str, Any]:
 
 
 def read_sessions(run: Path) -> list[dict[str, Any]]:
-    """One entry for each process that trained a run.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    sessions = read_json(run / SESSIONS, list, default=[])
-    if not all(isinstance(each, dict) and isinstance(each.get("seconds"), (int, float)) for each in sessions):
-        raise UserError(
-            f"{run / SESSIONS} does not say how long each process ran; put back the one that the run wrote."
-        )
-    return sessions
+    """One entry for each process that trained a run."""
+    return read_json(run / SESSIONS, [{"seconds": NUMBER}], default=[])
 
 
 def read_result(run: Path) -> dict[str, Any]:
-    """The final result of a run.
-
-    Raises:
-        UserError: the run has not finished, or the file is damaged.
-    """
+    """The final result of a run."""
     if not (run / RESULT).exists():
         raise UserError(f"{run} has no {RESULT}: it is not a run, or has not finished; go on with train.py -r {run}.")
-    result = read_json(run / RESULT, dict)
-    if not isinstance(result.get("steps"), int):
-        raise UserError(f"{run / RESULT} does not say after how many steps; put back the one that the run wrote.")
-    return result
+    return read_json(run / RESULT, {"steps": int})
 
 
 def read_rows(run: Path) -> list[dict[str, Any]]:
-    """All rows that a run has logged so far.
-
-    Raises:
-        UserError: a line that is not a JSON object.
-    """
-    path = run / METRICS
-    return [_parsed(path, line, dict) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def read_json(path: Path, kind: type, default: Any = None) -> Any:
-    """The content of a JSON file, or `default` if there is no such file.
-
-    Raises:
-        UserError: it is not JSON, or its value is not of this kind (dict or list).
-    """
-    if not path.exists() and default is not None:
-        return default
-    try:
-        return _parsed(path, path.read_text(), kind)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}).") from None
-
-
-def _parsed(path: Path, text: str, kind: type) -> Any:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{path} is not whole JSON ({error}); put back a whole one, or remove it.") from None
-    if not isinstance(value, kind):
-        raise UserError(f"{path} holds {type(value).__name__} in place of {kind.__name__}; put back the right one.")
-    return value
+    """All rows that a run has logged so far."""
+    return read_json_lines(run / METRICS)
 
 
 def _mark(content: bytes) -> dict[str, Any]:
     return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-
-
-def _write_json(path: Path, value: Any, keep: Path | None = None) -> None:
-    write_atomically(path, json.dumps(value, indent=1, allow_nan=False).encode() + b"\n", keep)

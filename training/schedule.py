@@ -31,12 +31,7 @@ def one_cycle(steps: int, peak: float, warmup: float) -> Schedule:
 
 
 def piecewise_constant(steps: int, until: list[int], rates: list[float]) -> Schedule:
-    """The rate rates[i] up to step until[i] (Tables 8 and 9).
-
-    Raises:
-        UserError: lists of different lengths, boundaries that do not increase or end before the last step, or a rate
-            that is not above 0.
-    """
+    """The rate rates[i] up to step until[i] (Tables 8 and 9)."""
     whole = all(isinstance(each, list) for each in (until, rates)) and all(type(end) is int for end in until)
     if not whole or len(until) != len(rates) or not rates or until != sorted(set(until)):
         raise UserError(
@@ -57,11 +52,7 @@ SCHEDULES = {"constant": constant, "one_cycle": one_cycle, "piecewise_constant":
 
 
 def build_schedule(settings: Mapping[str, Any], steps: int) -> Schedule:
-    """Make the schedule that the configuration group describes, for a run of `steps` steps.
-
-    Raises:
-        UserError: an unknown kind or a setting that makes no sense.
-    """
+    """Make the schedule that the configuration group describes, for a run of `steps` steps."""
     kind = settings["kind"]
     if kind not in SCHEDULES:
         raise UserError(f"schedule.kind is {kind!r}; it must be one of {', '.join(SCHEDULES)}.")

@@ -23,11 +23,7 @@ MAY_CHANGE = (*CHANGE_NOTHING, "steps", "validate_every", "schedule", "gradient_
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """Check the settings that belong to no group.
-
-    Raises:
-        UserError: one that is missing or unknown, or has a value that makes no sense.
-    """
+    """Check the settings that belong to no group."""
     for key in KNOWN:
         if key not in settings:
             raise UserError(f"The setting {key} is missing; it cannot be taken away.")
@@ -50,11 +46,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
 
 
 def refuse_changes(earlier: Mapping[str, Any], now: Mapping[str, Any], run: object) -> None:
-    """Compare the settings of a run with those that are to go on with it.
-
-    Raises:
-        UserError: naming every setting that differs and is not in MAY_CHANGE.
-    """
+    """Compare the settings of a run with those that are to go on with it."""
     before, after = what_counts(earlier, MAY_CHANGE), what_counts(now, MAY_CHANGE)
     changed = [
         f"{key} (was {before.get(key)!r}, now {after.get(key)!r})"

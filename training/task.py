@@ -84,11 +84,7 @@ class Task(Protocol):
 
 
 def build_within_memory(build: Callable[[], nn.Module]) -> nn.Module:
-    """Build a network, once it is known that its weights fit into the machine's memory.
-
-    Raises:
-        UserError: they do not.
-    """
+    """Build a network, once it is known that its weights fit into the machine's memory."""
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in build().parameters())
     needed, there = 16 * parameters, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

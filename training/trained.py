@@ -13,12 +13,7 @@ from training.tasks import build_task
 
 
 def load_trained(run: Path, device: str) -> tuple[dict[str, Any], Splits, Task, int]:
-    """Return a run's settings, its splits, its task with the network that was best on validation, and its step.
-
-    Raises:
-        UserError: there is no run, its data set is another by now or is not there, or the checkpoint is missing or
-            corrupt.
-    """
+    """Return a run's settings, its splits, its task with the network that was best on validation, and its step."""
     facts, settings = read_facts(run), read_settings(run)
     best = checkpoint.load_best(run, facts["id"])
     if best is None:

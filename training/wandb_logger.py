@@ -31,9 +31,6 @@ class WandbLogger:
         rows: the rows that the run has already, in order.
         mode: "offline" (no account, no prompt, no network) or "online", where the server says which rows it has.
         about: project, entity, group, job_type, tags and config, as in `wandb.init`; they win over the environment.
-
-    Raises:
-        UserError: online without credentials or an answer, or offline after online.
     """
 
     def __init__(self, run_path: Path, rows: list[dict[str, float]], mode: str, **about: Any) -> None:

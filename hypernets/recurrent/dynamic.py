@@ -20,11 +20,6 @@ class Embeddings(nn.Module):
 
     Initialisation (A.2.3): z_h and z_x start at 1 whatever h^ is (weights zero, biases one); the projection
     to z_b, which has no bias, starts with normal weights of standard deviation 0.01.
-
-    Args:
-        hyper_size: units of the hyper cell, H^.
-        embedding_size: N_z.
-        gates: gates of the main network's cell.
     """
 
     def __init__(self, hyper_size: int, embedding_size: int, gates: int) -> None:
@@ -53,30 +48,20 @@ class RowScales(nn.Module):
 
     Initialisation (A.2.3): W_hz and W_xz constant at 0.1 / N_z, so that every scale starts at 0.1 where z is
     one; W_bz zero.
-
-    Args:
-        embedding_size: N_z.
-        hidden_size: rows of each gate's matrix, H.
-        gates: gates of the main network's cell.
     """
 
     def __init__(self, embedding_size: int, hidden_size: int, gates: int) -> None:
         super().__init__()
         self.gates = gates
-        self.weight_hz = nn.Parameter(torch.empty(gates * hidden_size, embedding_size))
-        self.weight_xz = nn.Parameter(torch.empty(gates * hidden_size, embedding_size))
-        self.weight_bz = nn.Parameter(torch.empty(gates * hidden_size, embedding_size))
-        nn.init.constant_(self.weight_hz, INITIAL_ROW_SCALE / embedding_size)
-        nn.init.constant_(self.weight_xz, INITIAL_ROW_SCALE / embedding_size)
-        nn.init.zeros_(self.weight_bz)
+        size, start = (gates * hidden_size, embedding_size), INITIAL_ROW_SCALE / embedding_size
+        self.weight_hz = nn.Parameter(torch.full(size, start))
+        self.weight_xz = nn.Parameter(torch.full(size, start))
+        self.weight_bz = nn.Parameter(torch.zeros(size))
 
     def forward(self, z_h: Tensor, z_x: Tensor, z_b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Turn embeddings, each [B, gates, N_z], into (d_h, d_x, b), each [B, gates, H]."""
-        return (
-            self._project(self.weight_hz, z_h),
-            self._project(self.weight_xz, z_x),
-            self._project(self.weight_bz, z_b),
-        )
+        pairs = (self.weight_hz, z_h), (self.weight_xz, z_x), (self.weight_bz, z_b)
+        return tuple(self._project(weight, z) for weight, z in pairs)
 
     def _project(self, weight: Tensor, z: Tensor) -> Tensor:
         each_gate = weight.unflatten(0, (self.gates, -1)).transpose(1, 2)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hypernets.errors import require_number, require_whole
 from hypernets.recurrent.dynamic import Embeddings, RowScales
-from hypernets.recurrent.layer import RecurrentLayer
+from hypernets.recurrent.layer import Masks, RecurrentLayer, Tensors
 from hypernets.recurrent.lstm import LSTMCell
 
 
@@ -36,9 +36,7 @@ class HyperLSTMCell(LSTMCell):
 
     Parameters: of the main network those of `LSTMCell`, its bias being b_0; of the hypernetwork `hyper_cell`,
     an LSTMCell that has layer norm where the main one has, `embeddings` and `row_scales`. The columns of the
-    hyper cell's weight_x stand for x_t, then h_{t-1}.
-
-    Args: see `HyperLSTM`.
+    hyper cell's weight_x stand for x_t, then h_{t-1}. The arguments are those of `HyperLSTM`.
     """
 
     state_type = HyperLSTMState
@@ -49,60 +47,46 @@ class HyperLSTMCell(LSTMCell):
         hidden_size: int,
         hyper_size: int = 128,
         embedding_size: int = 4,
-        layer_norm: bool = True,
-        recurrent_dropout: float = 0.0,
         hyper_recurrent_dropout: float = 0.0,
-        forget_bias: float = 1.0,
+        **main_settings: float,
     ) -> None:
         require_whole("hyper_size", hyper_size)
         require_whole("embedding_size", embedding_size)
         require_number("hyper_recurrent_dropout", hyper_recurrent_dropout, least=0, below=1)
-        super().__init__(input_size, hidden_size, layer_norm, recurrent_dropout, forget_bias)
+        super().__init__(input_size, hidden_size, **main_settings)
         self.input_size = input_size
         self.state_sizes = (hidden_size, hidden_size, hyper_size, hyper_size)
         self.hyper_cell = LSTMCell(
-            input_size + hidden_size, hyper_size, layer_norm, hyper_recurrent_dropout, forget_bias
+            input_size + hidden_size, hyper_size, self.layer_norm, hyper_recurrent_dropout, self.forget_bias
         )
         self.embeddings = Embeddings(hyper_size, embedding_size, gates=4)
         self.row_scales = RowScales(embedding_size, hidden_size, gates=4)
 
-    def input_weights(self) -> tuple[Tensor, ...]:
+    def input_weights(self) -> Tensors:
         """Return the matrices that x_t is multiplied by: W_x [4H, I], and the hyper cell's [4H^, I]."""
         return self.weight_x, self.hyper_cell.weight_x[:, : self.input_size]
 
-    def recurrent_weights(self) -> tuple[Tensor, ...]:
+    def recurrent_weights(self) -> Tensors:
         """Return the matrices that h_{t-1} is multiplied by: W_h [4H, H], and the hyper cell's [4H^, H]."""
         return self.weight_h, self.hyper_cell.weight_x[:, self.input_size :]
 
-    def dropout_masks(self, input: Tensor) -> tuple[Tensor | None, ...]:
+    def dropout_masks(self, input: Tensor) -> Masks:
         """Draw the masks of recurrent dropout: of the main network [T, B, H], of the hyper cell [T, B, H^]."""
         return super().dropout_masks(input) + self.hyper_cell.dropout_masks(input)
 
-    def forward(
-        self,
-        h_products: tuple[Tensor, ...],
-        x_products: tuple[Tensor, ...],
-        state: HyperLSTMState,
-        masks: tuple[Tensor | None, ...],
-    ) -> HyperLSTMState:
+    def forward(self, h_products: Tensors, x_products: Tensors, state: HyperLSTMState, masks: Masks) -> HyperLSTMState:
         """Take one time step.
 
-        Args:
-            h_products: h_{t-1} times the main network's W_h, [B, 4H], and times the hyper cell's, [B, 4H^].
-            x_products: the same of x_t.
-            state: each tensor [B, units].
-            masks: of recurrent dropout, [B, H] and [B, H^], or None.
+        The products of h_{t-1} and of x_t are [B, 4H] for the main network and [B, 4H^] for the hyper cell; the masks
+        are [B, H] and [B, H^], or None.
         """
         (h_product, hyper_h_product), (x_product, hyper_x_product) = h_products, x_products
         mask, hyper_mask = masks
         _, c, hyper_h, hyper_c = state
         # Eq. 10: the hyper cell's input is [x_t; h_{t-1}].
-        hyper_h, hyper_c = self.hyper_cell(
-            (F.linear(hyper_h, self.hyper_cell.weight_h),),
-            (hyper_x_product + hyper_h_product,),
-            (hyper_h, hyper_c),
-            (hyper_mask,),
-        )
+        hyper_product = F.linear(hyper_h, self.hyper_cell.weight_h)
+        hyper_input_product = hyper_x_product + hyper_h_product
+        hyper_h, hyper_c = self.hyper_cell((hyper_product,), (hyper_input_product,), (hyper_h, hyper_c), (hyper_mask,))
         # Eq. 11-12
         d_h, d_x, b = self.row_scales(*self.embeddings(hyper_h))
         h_product, x_product = (product.unflatten(-1, (4, -1)) for product in (h_product, x_product))
@@ -118,23 +102,16 @@ class HyperLSTM(RecurrentLayer):
     The state is a `HyperLSTMState`. `layer.cells[k]` has the parameters of layer k; the row scales of a
     state's last time step are `cell.row_scales(*cell.embeddings(state.hyper_h[k]))`.
 
-    Args:
-        input_size: I; where the input is token ids, the size of the vocabulary.
-        hidden_size: H, units of the main LSTM.
-        num_layers: cells in the stack, each with a hypernetwork of its own.
+    Args: those of `LSTM`, layer_norm and forget_bias being for the main network and the hyper cell, and
         hyper_size: units of the hyper cell.
         embedding_size: N_z.
-        layer_norm: whether to normalise each gate and the c that h reads, in the main network and in the
-            hyper cell.
-        recurrent_dropout: probability of dropping an entry of the main network's tanh(g) at a time step in
-            training mode; c is not dropped. One minus the paper's keep probability.
-        hyper_recurrent_dropout: the same in the hyper cell (the paper's largest enwik8 model).
-        forget_bias: added to the forget gates of both, after layer norm.
-        batch_first: whether input and output are [B, T, ...].
+        hyper_recurrent_dropout: the same as recurrent_dropout, in the hyper cell (the paper's largest enwik8 model).
 
     Raises:
         UserError: a size below one or a dropout outside [0, 1).
     """
+
+    cell_type = HyperLSTMCell
 
     def __init__(
         self,
@@ -149,16 +126,7 @@ class HyperLSTM(RecurrentLayer):
         forget_bias: float = 1.0,
         batch_first: bool = False,
     ) -> None:
-        def make_cell(size: int) -> HyperLSTMCell:
-            return HyperLSTMCell(
-                size,
-                hidden_size,
-                hyper_size,
-                embedding_size,
-                layer_norm,
-                recurrent_dropout,
-                hyper_recurrent_dropout,
-                forget_bias,
-            )
-
-        super().__init__(make_cell, input_size, hidden_size, num_layers, batch_first)
+        cell_settings = {"layer_norm": layer_norm, "recurrent_dropout": recurrent_dropout, "forget_bias": forget_bias}
+        cell_settings |= {"hyper_size": hyper_size, "embedding_size": embedding_size}
+        cell_settings |= {"hyper_recurrent_dropout": hyper_recurrent_dropout}
+        super().__init__(input_size, hidden_size, num_layers, batch_first, **cell_settings)

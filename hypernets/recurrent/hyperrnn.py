@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hypernets.errors import UserError, require_whole
 from hypernets.recurrent.dynamic import INITIAL_ROW_SCALE, Embeddings, RowScales
-from hypernets.recurrent.layer import RecurrentLayer
+from hypernets.recurrent.layer import Masks, RecurrentLayer, Tensors
 
 
 class HyperRNNState(NamedTuple):
@@ -38,16 +38,17 @@ class GeneratedWeights(nn.Module):
 
     def __init__(self, input_size: int, hidden_size: int, embedding_size: int) -> None:
         super().__init__()
-        self.weight_hz = nn.Parameter(torch.empty(hidden_size, hidden_size, embedding_size))
-        self.weight_xz = nn.Parameter(torch.empty(hidden_size, input_size, embedding_size))
-        self.weight_bz = nn.Parameter(torch.zeros(hidden_size, embedding_size))
-        self.bias = nn.Parameter(torch.zeros(hidden_size))
         # z starts at one, and so the generated matrix as the sum of N_z independent slices.
         gain = INITIAL_ROW_SCALE / math.sqrt(embedding_size)
-        with torch.no_grad():
-            for weight in (self.weight_hz, self.weight_xz):
-                for matrix in weight.unbind(-1):
-                    nn.init.orthogonal_(matrix, gain)
+
+        def orthogonal_slices(columns: int) -> nn.Parameter:
+            slices = [nn.init.orthogonal_(torch.empty(hidden_size, columns), gain) for _ in range(embedding_size)]
+            return nn.Parameter(torch.stack(slices, dim=-1))
+
+        self.weight_hz = orthogonal_slices(hidden_size)
+        self.weight_xz = orthogonal_slices(input_size)
+        self.weight_bz = nn.Parameter(torch.zeros(hidden_size, embedding_size))
+        self.bias = nn.Parameter(torch.zeros(hidden_size))
 
     def input_weight(self) -> Tensor:
         """Return W_xz as a matrix [H * N_z, I]."""
@@ -76,12 +77,10 @@ class RowScaledWeights(nn.Module):
 
     def __init__(self, input_size: int, hidden_size: int, embedding_size: int) -> None:
         super().__init__()
-        self.weight_h = nn.Parameter(torch.empty(hidden_size, hidden_size))
-        self.weight_x = nn.Parameter(torch.empty(hidden_size, input_size))
+        self.weight_h = nn.Parameter(nn.init.orthogonal_(torch.empty(hidden_size, hidden_size)))
+        self.weight_x = nn.Parameter(nn.init.orthogonal_(torch.empty(hidden_size, input_size)))
         self.bias = nn.Parameter(torch.zeros(hidden_size))
         self.row_scales = RowScales(embedding_size, hidden_size, gates=1)
-        nn.init.orthogonal_(self.weight_h)
-        nn.init.orthogonal_(self.weight_x)
 
     def input_weight(self) -> Tensor:
         """Return W_x [H, I]."""
@@ -111,9 +110,8 @@ class HyperRNNCell(nn.Module):
     `HyperLSTM` the embeddings come from the hyper cell's new output.
 
     Parameters: `weights`; of the hypernetwork hyper_weight_x [H^, I + H], hyper_weight_h [H^, H^], hyper_bias
-    [H^] and `embeddings`. The hyper cell's matrices start orthogonal, its bias at zero.
-
-    Args: see `HyperRNN`.
+    [H^] and `embeddings`. The hyper cell's matrices start orthogonal, its bias at zero. The arguments are those of
+    `HyperRNN`.
     """
 
     state_type = HyperRNNState
@@ -133,33 +131,25 @@ class HyperRNNCell(nn.Module):
             raise UserError(f"form of a HyperRNN is {form!r}; it must be one of {', '.join(FORMS)}.")
         self.input_size = input_size
         self.state_sizes = (hidden_size, hyper_size)
-        self.hyper_weight_x = nn.Parameter(torch.empty(hyper_size, input_size + hidden_size))
-        self.hyper_weight_h = nn.Parameter(torch.empty(hyper_size, hyper_size))
+        self.hyper_weight_x = nn.Parameter(nn.init.orthogonal_(torch.empty(hyper_size, input_size + hidden_size)))
+        self.hyper_weight_h = nn.Parameter(nn.init.orthogonal_(torch.empty(hyper_size, hyper_size)))
         self.hyper_bias = nn.Parameter(torch.zeros(hyper_size))
-        nn.init.orthogonal_(self.hyper_weight_x)
-        nn.init.orthogonal_(self.hyper_weight_h)
         self.embeddings = Embeddings(hyper_size, embedding_size, gates=1)
         self.weights = FORMS[form](input_size, hidden_size, embedding_size)
 
-    def input_weights(self) -> tuple[Tensor, ...]:
+    def input_weights(self) -> Tensors:
         """Return the matrices that x_t is multiplied by: of the main network, then of the hyper cell, [H^, I]."""
         return self.weights.input_weight(), self.hyper_weight_x[:, : self.input_size]
 
-    def recurrent_weights(self) -> tuple[Tensor, ...]:
+    def recurrent_weights(self) -> Tensors:
         """Return the matrices that h_{t-1} is multiplied by: of the main network, then of the hyper cell, [H^, H]."""
         return self.weights.recurrent_weight(), self.hyper_weight_x[:, self.input_size :]
 
-    def dropout_masks(self, input: Tensor) -> tuple[()]:
+    def dropout_masks(self, input: Tensor) -> Masks:
         """Return nothing: the paper defines recurrent dropout for LSTMs."""
         return ()
 
-    def forward(
-        self,
-        h_products: tuple[Tensor, ...],
-        x_products: tuple[Tensor, ...],
-        state: HyperRNNState,
-        masks: tuple[()],
-    ) -> HyperRNNState:
+    def forward(self, h_products: Tensors, x_products: Tensors, state: HyperRNNState, masks: Masks) -> HyperRNNState:
         """Take one time step from the products of h_{t-1} and x_t with the main network's and the hyper cell's rows."""
         (h_product, hyper_h_product), (x_product, hyper_x_product) = h_products, x_products
         _, hyper_h = state
@@ -174,19 +164,17 @@ class HyperRNNCell(nn.Module):
 class HyperRNN(RecurrentLayer):
     """HyperRNN, called the way `torch.nn.LSTM` is (see `RecurrentLayer`). The state is a `HyperRNNState`.
 
-    Args:
-        input_size: I; where the input is token ids, the size of the vocabulary.
-        hidden_size: H, units of the main RNN.
-        num_layers: cells in the stack, each with a hypernetwork of its own.
+    Args: those of `RecurrentLayer`, and
         hyper_size: units of the hyper cell.
         embedding_size: N_z.
         form: "row_scaled", where the hypernetwork scales the rows of learned weights (Eq. 7-8), or "full",
             where it generates the weights (Eq. 5-6), with N_z times as many parameters.
-        batch_first: whether input and output are [B, T, ...].
 
     Raises:
         UserError: a size below one or an unknown form.
     """
+
+    cell_type = HyperRNNCell
 
     def __init__(
         self,
@@ -198,7 +186,5 @@ class HyperRNN(RecurrentLayer):
         form: str = "row_scaled",
         batch_first: bool = False,
     ) -> None:
-        def make_cell(size: int) -> HyperRNNCell:
-            return HyperRNNCell(size, hidden_size, hyper_size, embedding_size, form)
-
-        super().__init__(make_cell, input_size, hidden_size, num_layers, batch_first)
+        cell_settings = {"hyper_size": hyper_size, "embedding_size": embedding_size, "form": form}
+        super().__init__(input_size, hidden_size, num_layers, batch_first, **cell_settings)

@@ -26,29 +26,25 @@ from torch import Tensor, nn
 
 from hypernets.errors import UserError, require_whole
 
+Tensors = tuple[Tensor, ...]
+Masks = tuple[Tensor | None, ...]
+
 
 class RecurrentLayer(nn.Module):
     """A stack of recurrent cells, called the way `torch.nn.LSTM` is; each cell reads the h of the one below.
 
     Args:
-        make_cell: makes the cell that reads inputs of a given size.
         input_size: I; where the input is token ids, the size of the vocabulary.
         hidden_size: H, units of the main network in every cell.
         num_layers: cells in the stack.
-        batch_first: whether input and output are [B, T, ...] and not [T, B, ...]. The state is the same in
-            both cases.
-
-    Raises:
-        UserError: a size below one.
+        batch_first: whether input and output are [B, T, ...] and not [T, B, ...]. The state is the same in both cases.
+        cell_settings: the other arguments of `cell_type`.
     """
 
+    cell_type: type[nn.Module]
+
     def __init__(
-        self,
-        make_cell: Callable[[int], nn.Module],
-        input_size: int,
-        hidden_size: int,
-        num_layers: int,
-        batch_first: bool,
+        self, input_size: int, hidden_size: int, num_layers: int, batch_first: bool, **cell_settings: float | str
     ) -> None:
         super().__init__()
         for name, size in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
@@ -57,7 +53,8 @@ class RecurrentLayer(nn.Module):
         self.hidden_size = hidden_size
         self.num_layers = num_layers
         self.batch_first = batch_first
-        self.cells = nn.ModuleList(make_cell(hidden_size if index else input_size) for index in range(num_layers))
+        input_sizes = [input_size] + [hidden_size] * (num_layers - 1)
+        self.cells = nn.ModuleList(self.cell_type(size, hidden_size, **cell_settings) for size in input_sizes)
         self._run_cell: Callable = run_cell
 
     def compile(self) -> None:
@@ -72,28 +69,27 @@ class RecurrentLayer(nn.Module):
 
         self._run_cell = run_cell_compiled
 
-    def initial_state(self, batch_size: int) -> tuple[Tensor, ...]:
+    def initial_state(self, batch_size: int) -> Tensors:
         """Return the zero state for B sequences: a named tuple of tensors, each [num_layers, B, units]."""
         cell = self.cells[0]
         weight = next(cell.parameters())
         return cell.state_type(*(weight.new_zeros(self.num_layers, batch_size, units) for units in cell.state_sizes))
 
-    def forward(self, input: Tensor, state: tuple[Tensor, ...] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def forward(self, input: Tensor, state: Tensors | None = None) -> tuple[Tensor, Tensors]:
         """Run the layer over a batch of sequences.
 
         Args:
-            input: real numbers [T, B, I], or token ids, integers [T, B] below I, which stand for one-hot
-                vectors; [B, T, I] or [B, T] with `batch_first`.
-            state: the state to start from, each tensor [num_layers, B, units]; a plain tuple in the same
-                order will do. Zero if not given.
+            input: real numbers [T, B, I], or token ids, integers [T, B] below I, which stand for one-hot vectors;
+                [B, T, I] or [B, T] with `batch_first`.
+            state: the state to start from, each tensor [num_layers, B, units]; a plain tuple in the same order will
+                do. Zero if not given.
 
         Returns:
-            The h of the topmost cell at every time step, [T, B, H] ([B, T, H] with `batch_first`), and the
-            final state.
+            The h of the topmost cell at every time step, [T, B, H] ([B, T, H] with `batch_first`), and the final state.
 
         Raises:
-            UserError: an input or a state of another shape, or a token id outside the vocabulary (checked on
-                the CPU only: on an accelerator the check would wait for the device in every step).
+            UserError: an input or a state of another shape, or a token id outside the vocabulary (checked on the CPU
+                only: on an accelerator the check would wait for the device in every step).
         """
         self._check_input(input)
         if self.batch_first:
@@ -129,7 +125,7 @@ class RecurrentLayer(nn.Module):
                 f"none of them zero, or token ids {axes}] as integers."
             )
 
-    def _checked_state(self, state: tuple[Tensor, ...], batch_size: int) -> tuple[Tensor, ...]:
+    def _checked_state(self, state: Tensors, batch_size: int) -> Tensors:
         cell = self.cells[0]
         names = cell.state_type._fields
         if len(state) != len(names):
@@ -147,18 +143,12 @@ class RecurrentLayer(nn.Module):
         return f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}, batch_first={self.batch_first}"
 
 
-def run_cell(cell: nn.Module, input: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Run one cell over a sequence, step by step.
+def run_cell(cell: nn.Module, input: Tensor, state: Tensors) -> tuple[Tensor, Tensors]:
+    """Run one cell over a sequence [T, B, I], or token ids [T, B], step by step.
 
-    This loop is the definition of what a layer computes; any faster way is held to it.
-
-    Args:
-        cell: one cell of the stack.
-        input: [T, B, I], or token ids [T, B].
-        state: the cell's own state before the first step, each tensor [B, units].
-
-    Returns:
-        h at every time step, [T, B, H], and the cell's state after the last one.
+    This loop is the definition of what a layer computes; any faster way is held to it. It goes from the cell's own
+    state before the first step, each tensor [B, units], to h at every time step, [T, B, H], and the state after the
+    last one.
     """
     x_products = [input_product(input, weight) for weight in cell.input_weights()]
     recurrent_weights = cell.recurrent_weights()
@@ -167,17 +157,13 @@ def run_cell(cell: nn.Module, input: Tensor, state: tuple[Tensor, ...]) -> tuple
     x_products_of_steps = zip(*(product.unbind() for product in x_products), strict=True)
     outputs = []
     for t, x_products_now in enumerate(x_products_of_steps):
-        state = cell(
-            tuple(F.linear(state.h, weight) for weight in recurrent_weights),
-            x_products_now,
-            state,
-            tuple(None if mask is None else mask[t] for mask in masks),
-        )
+        h_products = tuple(F.linear(state.h, weight) for weight in recurrent_weights)
+        state = cell(h_products, x_products_now, state, tuple(None if mask is None else mask[t] for mask in masks))
         outputs.append(state.h)
     return torch.stack(outputs), state
 
 
-def detach_state(state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def detach_state(state: Tensors) -> Tensors:
     """Return the state (a layer's, or the plain tuple of `torch.nn.LSTM`) without its graph."""
     detached = tuple(tensor.detach() for tensor in state)
     return state._make(detached) if hasattr(state, "_make") else detached
@@ -189,31 +175,18 @@ def is_token_ids(input: Tensor) -> bool:
 
 
 def input_product(input: Tensor, weight: Tensor) -> Tensor:
-    """Return `weight` times the input of every time step.
+    """Return the weight [rows, I] times the input of every time step, [T, B, rows].
 
-    Args:
-        input: [T, B, I], or token ids [T, B]: the product with a one-hot vector is a column of the matrix.
-        weight: [rows, I].
-
-    Returns:
-        [T, B, rows].
+    The input is [T, B, I], or token ids [T, B]: the product with a one-hot vector is a column of the matrix.
     """
     return F.embedding(input.long(), weight.t()) if is_token_ids(input) else F.linear(input, weight)
 
 
 def dropout_mask(input: Tensor, units: int, probability: float, like: Tensor) -> Tensor | None:
-    """Draw the masks of recurrent dropout for a whole sequence, a fresh one for each time step.
+    """Draw the masks of recurrent dropout for a whole sequence [T, B, ...], a fresh one for each time step.
 
-    All random numbers of a layer are drawn here, from the default generator of PyTorch.
-
-    Args:
-        input: the sequence, [T, B, ...].
-        units: length of the mask.
-        probability: probability of dropping a unit.
-        like: a tensor that has the mask's type and device.
-
-    Returns:
-        [T, B, units] of zeros and 1 / (1 - probability), or None where nothing is dropped.
+    All random numbers of a layer are drawn here, from the default generator of PyTorch: [T, B, units] of zeros and
+    1 / (1 - probability), of the type and on the device of `like`; None where nothing is dropped.
     """
     if probability == 0:
         return None

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hypernets.errors import require_number, require_whole
-from hypernets.recurrent.layer import RecurrentLayer, dropout_mask
+from hypernets.recurrent.layer import Masks, RecurrentLayer, Tensors, dropout_mask
 
 LAYER_NORM_EPSILON = 1e-3  # of the authors' released cell
 
@@ -27,9 +27,8 @@ class LSTMCell(nn.Module):
         h_t = sigma(o) * tanh(LN(c_t))                             Eq. 13
 
     Parameters: weight_x [4H, I], weight_h [4H, H], bias [4H]; with layer norm gate_gamma and gate_beta [4H],
-    cell_gamma and cell_beta [H]. W_x and W_h start orthogonal for each gate, biases at zero (A.2.3).
-
-    Args: see `LSTM`.
+    cell_gamma and cell_beta [H]. W_x and W_h start orthogonal for each gate, biases at zero (A.2.3). The arguments
+    are those of `LSTM`.
     """
 
     state_type = LSTMState
@@ -52,48 +51,37 @@ class LSTMCell(nn.Module):
         self.recurrent_dropout = recurrent_dropout
         self.forget_bias = forget_bias
 
-        self.weight_x = nn.Parameter(torch.empty(4 * hidden_size, input_size))
-        self.weight_h = nn.Parameter(torch.empty(4 * hidden_size, hidden_size))
+        self.weight_x = nn.Parameter(orthogonal_per_gate(hidden_size, input_size))
+        self.weight_h = nn.Parameter(orthogonal_per_gate(hidden_size, hidden_size))
         self.bias = nn.Parameter(torch.zeros(4 * hidden_size))
-        orthogonal_per_gate_(self.weight_x)
-        orthogonal_per_gate_(self.weight_h)
         if layer_norm:
             self.gate_gamma = nn.Parameter(torch.ones(4 * hidden_size))
             self.gate_beta = nn.Parameter(torch.zeros(4 * hidden_size))
             self.cell_gamma = nn.Parameter(torch.ones(hidden_size))
             self.cell_beta = nn.Parameter(torch.zeros(hidden_size))
 
-    def input_weights(self) -> tuple[Tensor, ...]:
+    def input_weights(self) -> Tensors:
         """Return the matrices that x_t is multiplied by: W_x [4H, I]."""
         return (self.weight_x,)
 
-    def recurrent_weights(self) -> tuple[Tensor, ...]:
+    def recurrent_weights(self) -> Tensors:
         """Return the matrices that h_{t-1} is multiplied by: W_h [4H, H]."""
         return (self.weight_h,)
 
-    def dropout_masks(self, input: Tensor) -> tuple[Tensor | None, ...]:
+    def dropout_masks(self, input: Tensor) -> Masks:
         """Draw the masks of recurrent dropout, [T, B, H]; None in evaluation mode or without dropout."""
         probability = self.recurrent_dropout if self.training else 0
         return (dropout_mask(input, self.hidden_size, probability, like=self.bias),)
 
-    def forward(
-        self,
-        h_products: tuple[Tensor, ...],
-        x_products: tuple[Tensor, ...],
-        state: LSTMState,
-        masks: tuple[Tensor | None, ...],
-    ) -> LSTMState:
+    def forward(self, h_products: Tensors, x_products: Tensors, state: LSTMState, masks: Masks) -> LSTMState:
         """Take one time step from W_h h_{t-1} and W_x x_t, each [B, 4H], the state and a mask [B, H] or None."""
         (h_product,), (x_product,), (mask,) = h_products, x_products, masks
         return self.update((h_product + x_product + self.bias).unflatten(-1, (4, -1)), state[1], mask)
 
     def update(self, gates: Tensor, c: Tensor, mask: Tensor | None) -> LSTMState:
-        """Layer norm of the gates (Eq. 12) and the new state (Eq. 13).
+        """Return the new state (Eq. 13) from c_{t-1} [B, H], a dropout mask [B, H] or None, and gates [B, 4, H].
 
-        Args:
-            gates: what enters the layer norm, [B, 4, H].
-            c: the cell state c_{t-1}, [B, H].
-            mask: of recurrent dropout, [B, H], or None.
+        The gates are those of Eq. 12 before their layer norm.
         """
         if self.layer_norm:
             normalised = F.layer_norm(gates, (self.hidden_size,), eps=LAYER_NORM_EPSILON)
@@ -115,32 +103,28 @@ class LSTMCell(nn.Module):
         )
 
 
-@torch.no_grad()
-def orthogonal_per_gate_(weight: Tensor) -> None:
-    """Make the matrix [H, columns] of each of the four gates orthogonal (A.2.3)."""
-    for matrix in weight.chunk(4):
-        nn.init.orthogonal_(matrix)
+def orthogonal_per_gate(hidden_size: int, columns: int) -> Tensor:
+    """Draw an orthogonal matrix [H, columns] for each of the four gates (A.2.3); return them stacked, [4H, columns]."""
+    return torch.cat([nn.init.orthogonal_(torch.empty(hidden_size, columns)) for _ in range(4)])
 
 
 class LSTM(RecurrentLayer):
     """LSTM or Layer Norm LSTM, called the way `torch.nn.LSTM` is (see `RecurrentLayer`).
 
-    The state is an `LSTMState`, that is `(h, c)`. Other than `torch.nn.LSTM` this layer has one bias vector,
-    the gate order i, g, f, o, and a bias of the forget gate that is added at run time, after layer norm.
+    The state is an `LSTMState`, that is `(h, c)`. Unlike `torch.nn.LSTM`, this layer has one bias vector, the gate
+    order i, g, f, o, and a bias of the forget gate that is added at run time, after layer norm.
 
-    Args:
-        input_size: I; where the input is token ids, the size of the vocabulary.
-        hidden_size: H.
-        num_layers: cells in the stack.
+    Args: those of `RecurrentLayer`, and
         layer_norm: whether to normalise each gate and the c that h reads (epsilon 1e-3). The gate bias stays.
         recurrent_dropout: probability of dropping an entry of tanh(g) at a time step in training mode; c is
             not dropped. One minus the paper's keep probability.
         forget_bias: added to the forget gate.
-        batch_first: whether input and output are [B, T, ...].
 
     Raises:
         UserError: a size below one or a dropout outside [0, 1).
     """
+
+    cell_type = LSTMCell
 
     def __init__(
         self,
@@ -152,7 +136,5 @@ class LSTM(RecurrentLayer):
         forget_bias: float = 1.0,
         batch_first: bool = False,
     ) -> None:
-        def make_cell(size: int) -> LSTMCell:
-            return LSTMCell(size, hidden_size, layer_norm, recurrent_dropout, forget_bias)
-
-        super().__init__(make_cell, input_size, hidden_size, num_layers, batch_first)
+        cell_settings = {"layer_norm": layer_norm, "recurrent_dropout": recurrent_dropout, "forget_bias": forget_bias}
+        super().__init__(input_size, hidden_size, num_layers, batch_first, **cell_settings)

@@ -6,8 +6,7 @@ the paper's g; a layer of this package stacks them the same way, transposed.
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,43 +16,32 @@ from hypernets.recurrent.hyperlstm import HyperLSTM
 from hypernets.recurrent.lstm import LSTM
 
 
-@dataclass(frozen=True)
-class ReleasedArray:
-    """Where an array of a released cell lies in a layer.
-
-    Attributes:
-        parameter: name of the parameter, as in the layer's `state_dict()`.
-        gate: index of the gate in i, g, f, o whose block of rows the array is, or None for all rows.
-    """
+class ReleasedArray(NamedTuple):
+    """Where an array of a released cell lies in a layer: in a parameter of its `state_dict()`."""
 
     parameter: str
-    gate: int | None = None
+    gate: int | None = None  # whose block of rows it is, counted in i, g, f, o; None for all rows
 
     def view(self, tensor: Tensor) -> Tensor:
         """Return the view of the parameter, or of its gradient, that has the array's shape and layout."""
-        rows = tensor if self.gate is None else tensor.chunk(4)[self.gate]
-        return rows.t()
+        return (tensor if self.gate is None else tensor.chunk(4)[self.gate]).t()
 
 
 def released_arrays(layer: LSTM | HyperLSTM) -> dict[str, ReleasedArray]:
-    """Return the place in a one-layer LSTM or HyperLSTM of each array of the released cell, by its name.
+    """Return the place of each array of the released cell in a one-layer LSTM or HyperLSTM.
 
     The names have no scope: "W_xh", not "HyperLSTMCell/W_xh".
     """
-    is_hyper, layer_norm = isinstance(layer, HyperLSTM), layer.cells[0].layer_norm
-    return _hyperlstm_arrays("cells.0.", layer_norm) if is_hyper else _lstm_arrays("cells.0.", layer_norm)
+    return _places(isinstance(layer, HyperLSTM), layer.cells[0].layer_norm)
 
 
 def load_released_cell(arrays: Mapping[str, Any]) -> LSTM | HyperLSTM:
     """Build the layer that computes what a released cell with these weights computes, with the forget bias 1.
 
     Args:
-        arrays: the weights of one released HyperLSTMCell or LSTMCell by the names of their TensorFlow
-            variables, with or without a scope in front ("rnn/HyperLSTMCell/W_xh" or "W_xh"); numpy arrays or
-            tensors. The kind of cell, layer norm and all sizes follow from them.
-
-    Returns:
-        A layer of one cell without dropout, of the type of the array W_xh.
+        arrays: the weights of one released HyperLSTMCell or LSTMCell by the names of their TensorFlow variables, with
+            or without a scope in front ("rnn/HyperLSTMCell/W_xh" or "W_xh"); numpy arrays or tensors. The kind of
+            cell, layer norm and all sizes follow from them, and the layer has the type of W_xh.
 
     Raises:
         UserError: names that are missing or unknown, or arrays of a wrong shape; the message names them.
@@ -61,7 +49,7 @@ def load_released_cell(arrays: Mapping[str, Any]) -> LSTM | HyperLSTM:
     scope, is_hyper = _scope_and_kind(arrays)
     tensors = {name: torch.as_tensor(array) for name, array in arrays.items()}
     layer_norm = any(name.rsplit("/", 1)[-1] in ("ln_gamma", "ln_beta") for name in tensors)
-    places = (_hyperlstm_arrays if is_hyper else _lstm_arrays)("cells.0.", layer_norm)
+    places = _places(is_hyper, layer_norm)
 
     kind = f"{'layer-normalised ' if layer_norm else ''}{'HyperLSTM' if is_hyper else 'LSTM'}"
     unknown = sorted(set(tensors) - {scope + name for name in places})
@@ -78,13 +66,8 @@ def load_released_cell(arrays: Mapping[str, Any]) -> LSTM | HyperLSTM:
         return shape[axis]
 
     if is_hyper:
-        layer = HyperLSTM(
-            input_size=size("W_xh", 0),
-            hidden_size=size("W_hh", 0),
-            hyper_size=size("LSTMCell/W_hh_i", 0),
-            embedding_size=size("hyper_ix/zw/super_linear_w", 1),
-            layer_norm=layer_norm,
-        )
+        sizes = {"hyper_size": size("LSTMCell/W_hh_i", 0), "embedding_size": size("hyper_ix/zw/super_linear_w", 1)}
+        layer = HyperLSTM(size("W_xh", 0), size("W_hh", 0), layer_norm=layer_norm, **sizes)
     else:
         layer = LSTM(size("W_xh", 0), size("W_hh_i", 0), layer_norm=layer_norm)
     layer.to(tensors[scope + "W_xh"].dtype)
@@ -101,30 +84,25 @@ def load_released_cell(arrays: Mapping[str, Any]) -> LSTM | HyperLSTM:
     return layer
 
 
-def _lstm_arrays(cell: str, layer_norm: bool) -> dict[str, ReleasedArray]:
-    """Name -> place for a released LSTMCell, the parameters' names starting with `cell`."""
-    names = {"W_xh": "weight_x", "W_hh_i": "weight_h", "bias": "bias"}
+def _places(is_hyper: bool, layer_norm: bool) -> dict[str, ReleasedArray]:
+    """Return the place of each array of a released cell in a layer, by its name without a scope."""
+    of_lstm = {"W_xh": "weight_x", "W_hh_i": "weight_h", "bias": "bias"}
     if layer_norm:
-        names |= {"ln/ln_gamma": "gate_gamma", "ln/ln_beta": "gate_beta"}
-        names |= {"ln_c/ln_gamma": "cell_gamma", "ln_c/ln_beta": "cell_beta"}
-    return {name: ReleasedArray(cell + parameter) for name, parameter in names.items()}
-
-
-def _hyperlstm_arrays(cell: str, layer_norm: bool) -> dict[str, ReleasedArray]:
-    """Name -> place for a released HyperLSTMCell, the parameters' names starting with `cell`."""
+        of_lstm |= {"ln/ln_gamma": "gate_gamma", "ln/ln_beta": "gate_beta"}
+        of_lstm |= {"ln_c/ln_gamma": "cell_gamma", "ln_c/ln_beta": "cell_beta"}
+    places = {name: ReleasedArray(f"cells.0.{parameter}") for name, parameter in of_lstm.items()}
+    if not is_hyper:
+        return places
     renamed = {"W_hh_i": "W_hh", "ln/ln_gamma": "ln_all/ln_gamma", "ln/ln_beta": "ln_all/ln_beta"}
-    places = {renamed.get(name, name): place for name, place in _lstm_arrays(cell, layer_norm).items()}
-    for name, place in _lstm_arrays(cell + "hyper_cell.", layer_norm).items():
-        places["LSTMCell/" + name] = place
-    for gate, letter in enumerate("ijfo"):
-        for target in "xh":
-            name = f"hyper_{letter}{target}/"
-            places[name + "zw/super_linear_w"] = ReleasedArray(f"{cell}embeddings.z_{target}.weight", gate)
-            places[name + "zw/super_linear_b"] = ReleasedArray(f"{cell}embeddings.z_{target}.bias", gate)
-            places[name + "alpha/super_linear_w"] = ReleasedArray(f"{cell}row_scales.weight_{target}z", gate)
-        name = f"hyper_{letter}b/"
-        places[name + "zb/super_linear_w"] = ReleasedArray(f"{cell}embeddings.z_b.weight", gate)
-        places[name + "beta/super_linear_w"] = ReleasedArray(f"{cell}row_scales.weight_bz", gate)
+    places = {renamed.get(name, name): place for name, place in places.items()}
+    places |= {f"LSTMCell/{name}": ReleasedArray(f"cells.0.hyper_cell.{own}") for name, own in of_lstm.items()}
+    for target, z, scales in (("x", "zw", "alpha"), ("h", "zw", "alpha"), ("b", "zb", "beta")):
+        for gate, letter in enumerate("ijfo"):
+            scope = f"hyper_{letter}{target}"
+            places[f"{scope}/{z}/super_linear_w"] = ReleasedArray(f"cells.0.embeddings.z_{target}.weight", gate)
+            if target != "b":
+                places[f"{scope}/{z}/super_linear_b"] = ReleasedArray(f"cells.0.embeddings.z_{target}.bias", gate)
+            places[f"{scope}/{scales}/super_linear_w"] = ReleasedArray(f"cells.0.row_scales.weight_{target}z", gate)
     return places
 
 
@@ -135,9 +113,10 @@ def _scope_and_kind(arrays: Mapping[str, Any]) -> tuple[str, bool]:
     The LSTM comes first to win a tie: its names could be those of a HyperLSTM's inner LSTMCell.
     """
     explained: Counter[tuple[str, bool]] = Counter()
-    for is_hyper, places in ((False, _lstm_arrays("", True)), (True, _hyperlstm_arrays("", True))):
+    for is_hyper in (False, True):
+        own_names = _places(is_hyper, layer_norm=True)
         for name in arrays:
-            scopes = {name.removesuffix(own) for own in places if name == own or name.endswith("/" + own)}
+            scopes = {name.removesuffix(own) for own in own_names if name == own or name.endswith("/" + own)}
             explained.update((scope, is_hyper) for scope in scopes)
     if not explained:
         raise UserError(

@@ -6,15 +6,18 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from hypernets import compiled_recurrence, step_operations
-from hypernets.hyperlstm import HyperLSTM
-from hypernets.hyperrnn import HyperRNN
-from hypernets.lstm import LSTM
-from hypernets.recurrent import detach_state
+from hypernets.recurrent import compiled_recurrence, step_operations
+from hypernets.recurrent.hyperlstm import HyperLSTM
+from hypernets.recurrent.hyperrnn import HyperRNN
+from hypernets.recurrent.layer import detach_state
+from hypernets.recurrent.lstm import LSTM
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+without_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 LAYERS = {
     "lstm": LSTM,
     "layer_norm_lstm": partial(LSTM, layer_norm=True),
@@ -24,6 +27,7 @@ LAYERS = {
     "hyperrnn_row_scaled": partial(HyperRNN, hyper_size=6, embedding_size=3),
     "hyperrnn_full": partial(HyperRNN, hyper_size=6, embedding_size=3, form="full"),
 }
+UNCOMPILED = "The time steps of recurrent layers run uncompiled"
 SHAPES = {"lstm": (1, 1), "hyperlstm": (13, 1), "layer_norm_hyperlstm": (9, 5)}  # T, B; others 7, 3
 
 
@@ -41,7 +45,7 @@ def no_compiler(monkeypatch):
 
     monkeypatch.setattr(compiled_recurrence, "standalone_compile", fail)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The time steps of recurrent layers run uncompiled")
+        warnings.filterwarnings("ignore", UNCOMPILED)
         yield
 
 
@@ -77,12 +81,11 @@ def random_state(layer, batch_size):
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-@pytest.mark.parametrize("num_layers", [1, 2])
-def test_forward_and_all_gradients(kind, num_layers, no_compiler, monkeypatch):
+def test_forward_and_all_gradients(kind, no_compiler, monkeypatch):
     options = {"recurrent_dropout": 0.3} if "rnn" not in kind else {}
     if kind == "layer_norm_hyperlstm":
         options["hyper_recurrent_dropout"] = 0.2
-    reference, fast = make_pair(kind, num_layers=num_layers, **options)
+    reference, fast = make_pair(kind, num_layers=2, **options)
     steps, batch_size = SHAPES.get(kind, (7, 3))
     monkeypatch.setattr(compiled_recurrence, "BLOCK_ROWS", 3 * batch_size)  # several blocks, the last one shorter
     state = random_state(reference, batch_size)
@@ -93,41 +96,55 @@ def test_forward_and_all_gradients(kind, num_layers, no_compiler, monkeypatch):
         assert_agree(run(fast, input, state), run(reference, input, state))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("kind", LAYERS)
-def test_compiled_forward_and_all_gradients(kind, dtype):
-    reference, fast = make_pair(kind, dtype)
+@pytest.mark.parametrize(
+    ("device", "kind", "dtype"),
+    [
+        *(pytest.param("cpu", kind, torch.float64, marks=pytest.mark.slow) for kind in LAYERS),
+        *(pytest.param("cpu", kind, torch.float32, marks=pytest.mark.slow) for kind in LAYERS),
+        pytest.param("cuda", "layer_norm_hyperlstm", torch.float64, marks=without_cuda),
+    ],
+)
+def test_compiled_forward_and_all_gradients(device, kind, dtype):
+    reference, fast = (layer.to(device) for layer in make_pair(kind, dtype))
     state = random_state(reference, 3)
     tolerance = 1e-9 if dtype == torch.float64 else 2e-5
+    dense = torch.randn(9, 3, 5, dtype=dtype, device=device, requires_grad=True)
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", "The time steps of recurrent layers run uncompiled")
-        for input in (torch.randn(9, 3, 5, dtype=dtype, requires_grad=True), torch.randint(5, (9, 3))):
+        warnings.filterwarnings("error", UNCOMPILED)
+        for input in (dense, torch.randint(5, (9, 3), device=device)):
             assert_agree(run(fast, input, state), run(reference, input, state), tolerance)
     fast.eval()
     with torch.no_grad():
         assert_agree([fast(input)[0]], [reference.eval()(input)[0]], tolerance)
 
 
-def test_compiled_with_bfloat16_products():
-    """Compiled code does not check the types of what it is given, and here there are two."""
-    reference, fast = make_pair("layer_norm_hyperlstm", torch.float32)
-    input, state = torch.randn(9, 3, 5), random_state(reference, 3)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+def check_bfloat16_products(kind, device):
+    reference, fast = (layer.to(device) for layer in make_pair(kind, torch.float32))
+    input, state = torch.randn(9, 3, 5, device=device), random_state(reference, 3)
+    with torch.autocast(device, dtype=torch.bfloat16):
         actual, expected = run(fast, input, state), run(reference, input, state)
     for one, other in zip(actual, expected, strict=True):
         assert one.dtype == other.dtype == torch.float32
         assert (one - other).norm() <= 0.05 * other.norm()
+    assert 0 < (actual[0] - fast(input, state)[0]).abs().max() < 0.05
 
 
-def test_without_a_compiler_it_says_so_and_works(monkeypatch):
-    def fail(*_, **__):
-        raise RuntimeError("No working C++ compiler found\nin any of these places")
+def test_bfloat16_products(no_compiler):
+    check_bfloat16_products("layer_norm_hyperlstm", "cpu")
 
-    monkeypatch.setattr(compiled_recurrence, "standalone_compile", fail)
+
+@pytest.mark.parametrize(
+    "device", [pytest.param("cpu", marks=pytest.mark.slow), pytest.param("cuda", marks=without_cuda)]
+)
+def test_compiled_with_bfloat16_products(device):
+    """Compiled code does not check the types of what it is given, and here there are two."""
+    check_bfloat16_products("layer_norm_lstm", device)
+
+
+def test_without_a_compiler_it_says_so_once_and_works(no_compiler):
     reference, fast = make_pair("layer_norm_lstm")
     input = torch.randn(4, 2, 5, dtype=torch.float64)
-    with pytest.warns(UserWarning, match="run uncompiled, .* here: No working C.. compiler found$") as caught:
+    with pytest.warns(UserWarning, match=f"{UNCOMPILED}, .* here: No working C.. compiler found$") as caught:
         output, _ = fast(input)
         fast(input)
     assert len(caught) == 1
@@ -143,30 +160,9 @@ def test_a_carried_state_and_other_batch_sizes(no_compiler):
         assert_agree([torch.cat([first, second])], [reference(input)[0]])
 
 
-def test_bfloat16_products_with_float32_state(no_compiler):
-    _, layer = make_pair("layer_norm_hyperlstm", torch.float32)
-    input = torch.randn(9, 3, 5)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        output, state = layer(input)
-        output.square().sum().backward()
-    assert {tensor.dtype for tensor in (output, *state)} == {torch.float32}
-    gradients = [parameter.grad for parameter in layer.parameters()]
-    layer.zero_grad()
-    expected, _ = layer(input)
-    expected.square().sum().backward()
-    assert 0 < (output - expected).abs().max() < 0.05
-    for gradient, parameter in zip(gradients, layer.parameters(), strict=True):
-        assert gradient.dtype == torch.float32
-        assert (gradient - parameter.grad).norm() < 0.1 * parameter.grad.norm()
-
-
 @pytest.mark.parametrize(
     ("layer", "limit"),
-    [
-        (partial(LSTM, layer_norm=True), 1.2),
-        (partial(HyperLSTM, layer_norm=False), 1.0),
-        (partial(HyperLSTM, layer_norm=True), 1.2),
-    ],
+    [(LAYERS["layer_norm_lstm"], 1.2), (partial(HyperLSTM, layer_norm=False), 1.0), (HyperLSTM, 1.2)],
 )
 def test_memory_kept_for_the_backward_pass(layer, limit, no_compiler):
     """Against torch.nn.LSTM of the same width, the parameters not counted."""
@@ -188,6 +184,31 @@ def test_memory_kept_for_the_backward_pass(layer, limit, no_compiler):
     fast = layer(50, 1000)
     fast.compile()
     assert 0 < kept(fast) <= limit * kept(nn.LSTM(50, 1000))
+
+
+class CountWritten(TorchDispatchMode):
+    """Counts the elements of all tensors that operations return."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        results = function(*arguments, **keywords or {})
+        self.elements += sum(tensor.numel() for tensor in tree_leaves(results) if isinstance(tensor, torch.Tensor))
+        return results
+
+
+@pytest.mark.parametrize("kind", [kind for kind in LAYERS if kind != "large_embedding"])
+def test_the_loop_and_the_fast_path_are_linear_in_time(kind, no_compiler):
+    """In the gradient of an index, for example, every step would write a whole sequence."""
+    for layer in make_pair(kind):
+        written = []
+        for steps in (16, 32):
+            input = torch.randn(steps, 2, 5, dtype=torch.float64, requires_grad=True)
+            layer(input)[0].sum().backward()  # traces the graphs of a step, on the fast path
+            with CountWritten() as count:
+                layer(input)[0].sum().backward()
+            written.append(count.elements)
+        assert written[1] < 2.2 * written[0]
 
 
 def test_rewritten_functions():

@@ -2,8 +2,8 @@
 
 
 def test_table(launcher):
-    budget = ("budget.steps=1", "logger=none", "device=cpu")
-    done = launcher.run(*budget, f"runs={launcher.runs}", program=("scripts/first_results.py",))
+    given = ("steps=1", "logger=none", "device=cpu", f"runs={launcher.runs}")
+    done = launcher.call(*given, program="scripts/first_results.py")
     assert done.returncode == 0, done.stderr
     head, *rows = (line.split() for line in done.stdout.splitlines()[-5:])
     assert head == ["data", "set", "main", "network", "hypernetwork", "parameters", "test"]
@@ -13,6 +13,6 @@ def test_table(launcher):
         ["shakespeare", "layer_norm_lstm_128", "none"],
         ["shakespeare", "layer_norm_lstm_128", "hyperlstm"],
     ]
-    assert [" ".join(row[5:]) for row in rows] == ["% error"] * 2 + ["bits per character"] * 2
     parameters = [int(row[3].replace(",", "")) for row in rows]
     assert parameters[0] > parameters[1] and parameters[2] < parameters[3]
+    assert all(0 < float(row[4]) < 100 for row in rows)

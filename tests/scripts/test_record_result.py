@@ -3,40 +3,73 @@
 import json
 import shutil
 
-SCRIPT = "record_result.py"
+import pytest
+
+SCRIPT = "record_result"
 
 
-def test_mistakes(assert_refused, image_run, tmp_path):
-    assert_refused(SCRIPT, tmp_path / "nothing", words=("not a run", "nothing"))
-    assert_refused(SCRIPT, image_run, "--to", tmp_path / "records", words=("no row of a table", "train.py"))
-    foreign = shutil.copytree(image_run, tmp_path / "foreign")
-    result = json.loads((foreign / "result.json").read_text())
-    result["command"] += " experiment=table2/mine"  # make_tables.py would have no row for it
-    (foreign / "result.json").write_text(json.dumps(result))
-    assert_refused(SCRIPT, foreign, "--to", tmp_path / "records", words=("no row of a table", "experiment=table2/mine"))
-    assert not (tmp_path / "records").exists()
-    unfinished = shutil.copytree(image_run, tmp_path / "unfinished")
-    (unfinished / "result.json").unlink()
-    assert_refused(SCRIPT, unfinished, words=("has not finished", f"-r {unfinished}"))
+@pytest.fixture
+def run(finished, tmp_path):
+    """A finished run of a row of Table 2."""
+    run = shutil.copytree(finished, tmp_path / "run")
+    change(run, table="table2", row="wrn_40_1")
+    return run
 
 
-def test_a_record_is_not_overwritten(call_script, assert_refused, image_run, tmp_path):
-    run, records = shutil.copytree(image_run, tmp_path / "run"), tmp_path / "records"
+def change(run, **changes):
+    """Change what a run's result says."""
     result = json.loads((run / "result.json").read_text())
-    result["command"] += " experiment=table2/wrn_40_1"
-    (run / "result.json").write_text(json.dumps(result))
-    arguments = (run, "--to", records, "--note", "alone")
+    (run / "result.json").write_text(json.dumps(result | changes))
+
+
+def test_record_holds_what_the_run_shows(call_script, run, tmp_path):
+    arguments = (run, "--to", tmp_path / "records", "--note", "alone")
     for _ in range(2):  # the same record again is no mistake
         done = call_script(SCRIPT, *arguments)
-        assert done.returncode == 0 and done.stdout.strip() == str(records / f"{image_run.name}.json")
-    (record,) = records.iterdir()
-    content = record.read_text()
-    kept = json.loads(content)
-    assert kept["note"] == "alone" and kept["curve"][-1]["step"] == 1
-    assert not {"root", "path"} & set(kept["settings"]["dataset"])
-    assert_refused(SCRIPT, run, "--to", records, "--note", "not alone", words=("exists with other content", "remove"))
-    assert record.read_text() == content
-    again = shutil.copytree(run, tmp_path / "again")
-    (again / "result.json").write_text(json.dumps(result | {"name": "again", "test_error": 0.0}))
-    assert_refused(SCRIPT, again, "--to", records, words=("again.json is of the same run as", image_run.name))
-    assert len(list(records.iterdir())) == 1
+        assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "records").iterdir()
+    record, result = json.loads(path.read_text()), json.loads((run / "result.json").read_text())
+    assert done.stdout.strip() == str(path) and path.stem == result["name"]
+    assert record["note"] == "alone" and record["test_error"] == result["test_error"]
+    assert [row["step"] for row in record["curve"]] == [3, 6] and record["curve"][-1]["validation/error"] >= 0
+    assert [session["last_step"] for session in record["sessions"]] == [6]
+    assert str(tmp_path.parent.parent) not in json.dumps(record["settings"]), "a path of this machine"
+
+
+def test_record_is_neither_overwritten_nor_made_twice(call_script, assert_refused, run, tmp_path):
+    records = tmp_path / "records"
+    assert call_script(SCRIPT, run, "--to", records).returncode == 0
+    (path,) = records.iterdir()
+    content = path.read_text()
+    assert_refused(SCRIPT, run, "--to", records, "--note", "other", words=(str(path), "other content"))
+    change(run, name="again", test_error=0.0)
+    assert_refused(SCRIPT, run, "--to", records, words=("again.json", f"same run as {path.stem}"))
+    assert list(records.iterdir()) == [path] and path.read_text() == content
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"name": "../evil"}, ("'../evil'",)),
+        ({"name": ".."}, ("'..'",)),
+        ({"name": 3}, ("name is 3",)),
+        ({"versions": "torch"}, ("versions is 'torch'",)),
+        ({"settings": []}, ("settings is []",)),
+        ({"seconds": "many"}, ("seconds is 'many'",)),
+        ({"validation_error": None}, ("validation_error is None",)),
+        ({"table": None}, ("table is None",)),
+        ({"row": "wrn_16"}, ("table2/wrn_16",)),
+    ],
+)
+def test_results_that_make_no_record(changes, words, assert_refused, run, tmp_path):
+    change(run, **changes)
+    assert_refused(SCRIPT, run, "--to", tmp_path / "records", words=words)
+    assert not (tmp_path / "records").exists() and not list(tmp_path.glob("**/evil*"))
+
+
+def test_runs_without_a_result(assert_refused, run, tmp_path):
+    assert_refused(SCRIPT, tmp_path / "nothing", words=("nothing",))
+    (run / "sessions.json").write_text("{}")
+    assert_refused(SCRIPT, run, words=(str(run / "sessions.json"),))
+    (run / "result.json").unlink()
+    assert_refused(SCRIPT, run, words=("has not finished", f"-r {run}"))

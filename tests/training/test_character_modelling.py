@@ -1,9 +1,8 @@
 """Language models in the training loop: the carried state, the exact evaluation, and runs that go on bitwise."""
 
-import json
 import math
+import shutil
 import signal
-import time
 from functools import partial
 
 import numpy as np
@@ -13,19 +12,11 @@ import torch.nn.functional as F
 
 from data.text import EvaluationStreams, TrainingStreams
 from hypernets import LSTM, HyperLSTM
-from models import CharacterModel
-from training.tasks import CharacterModelling
+from models.character_model import CharacterModel
+from training.run import read_result
+from training.tasks.character_modelling import CharacterModelling
 
 VOCABULARY = "abcdefgh"
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Threads that wait for each other at every tiny operation make a recurrent layer ten times slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def small_task(**dropout):
@@ -51,7 +42,7 @@ def test_loss_in_nats_with_the_state_carried_and_detached():
     assert not any(tensor.requires_grad for tensor in (*carried, *carried_on))
 
     inputs, targets = (torch.cat([first[field], second[field]]) for field in (0, 1))
-    logits, state = task.main_network(inputs)
+    logits, state = task.network(inputs)
     log_likelihood = logits.log_softmax(-1).gather(-1, targets[..., None])
     torch.testing.assert_close((loss + next_loss) / 2, -log_likelihood.mean())
     torch.testing.assert_close(carried_on[0], state[0])
@@ -73,7 +64,7 @@ def test_evaluation_is_that_of_one_sequence():
     assert task.training
     whole = torch.tensor(ids).long()[:, None]
     with torch.no_grad():
-        logits, _ = task.eval().main_network(whole[:-1])
+        logits, _ = task.eval().network(whole[:-1])
     loss = F.cross_entropy(logits.flatten(0, 1), whole[1:].flatten()).item()
     assert values["loss"] == pytest.approx(loss, rel=1e-6)
     assert values["bits_per_character"] == pytest.approx(loss / math.log(2), rel=1e-6)
@@ -105,33 +96,33 @@ def test_evaluation_adds_up_over_processes():
 def test_page_of_a_sampled_text_disturbs_nothing():
     task = small_task(input_dropout=0.5, output_dropout=0.5).train()
     before, weights = torch.get_rng_state(), [parameter.clone() for parameter in task.parameters()]
-    (name, page), *others = task.images().items()
+    (name, page), *others = task.pictures().items()
     assert name == "text/row_scales" and not others and page.count("<span>") == 301
     assert task.training and all(module.training for module in task.modules())
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(*pair) for pair in zip(task.parameters(), weights, strict=True))
     assert not any(parameter.grad is not None for parameter in task.parameters())
-    assert task.images() == {name: page} == small_task().eval().images()  # the same draws, without dropout
+    assert task.pictures() == {name: page} == small_task().eval().pictures()  # the same draws, without dropout
 
 
 def test_page_of_a_compiled_layer_compiles_nothing():
     task = small_task()
-    page = task.images()
+    page = task.pictures()
     task.compile()
-    assert task.images() == page
+    assert task.pictures() == page
 
 
-def test_page_shows_row_scales_alone():
+def test_only_a_hyperlstm_has_row_scales_to_show():
     task = CharacterModelling(CharacterModel(partial(LSTM, hidden_size=6), VOCABULARY))
-    assert task.images() == {}
+    assert task.pictures() == {}
 
 
 def test_page_of_bytes_and_of_a_diverged_network():
     make_layer = partial(HyperLSTM, hidden_size=6, hyper_size=4, embedding_size=2)
     task = CharacterModelling(CharacterModel(make_layer, "\udca9\udcc3"))  # no ASCII: the first symbol is a surrogate
     with torch.no_grad():
-        task.main_network.output.bias.fill_(math.nan)
-    (page,) = task.images().values()
+        task.network.output.bias.fill_(math.nan)
+    (page,) = task.pictures().values()
     assert page.encode("utf-8") and page.count("<span>") == 301
 
 
@@ -158,11 +149,11 @@ def test_learns_a_text_that_the_carried_state_decides(make_layer):
 
 
 def small_run(launcher, path, *overrides):
-    """The command line of a small HyperLSTM run with all kinds of dropout; an epoch has 67 steps."""
+    """The command line of a small HyperLSTM run with all kinds of dropout; an epoch has 33 steps."""
     sizes = ["main_net.hidden_size=12", "hypernet.hyper_size=6", "hypernet.hyper_recurrent_dropout=0.2"]
     text = [f"dataset.path={path}", "dataset.batch_size=4", "dataset.sequence_length=10", "dataset.warm_up=20"]
     return [
-        *("main_net=layer_norm_lstm", "hypernet=hyperlstm", "dataset=text", "optimizer=adam_clipped"),
+        *("main_net=layer_norm_lstm", "hypernet=hyperlstm", "dataset=text", "gradient_clip=1.0"),
         *("logger=none", "device=cpu", f"runs={launcher.runs}"),
         *(*sizes, *text, *overrides),
     ]
@@ -170,96 +161,40 @@ def small_run(launcher, path, *overrides):
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    """A text of 3,000 characters."""
+    """A text of 1,500 characters."""
     path = tmp_path_factory.mktemp("text") / "my.txt"
-    path.write_text("".join(np.random.default_rng(0).choice(list("the quick brown föx\n"), 3000)), encoding="utf-8")
+    path.write_text("".join(np.random.default_rng(0).choice(list("the quick brown föx\n"), 1500)), encoding="utf-8")
     return path
 
 
-@pytest.mark.parametrize(
-    "settings", [("main_net.num_layers=2",), ("compile=true", "dataset.validation_streams=1")], ids=["loop", "compiled"]
-)
-def test_killed_run_goes_on_bitwise(launcher, tmp_path, make_launcher, assert_same, path, settings):
-    # The run ends in its second epoch; checkpoints, validations and rows have no common interval.
-    budget = ("budget.steps=80", "budget.log_every=2", "budget.validate_every=25", "budget.checkpoint_every=7")
-    budget += settings
-    uninterrupted = make_launcher(tmp_path / "uninterrupted")
-    done = uninterrupted.call(*small_run(uninterrupted, path, *budget))
-    assert done.returncode == 0, done.stderr
+# A run ends in its second epoch; checkpoints, validations and rows have no common interval.
+BUDGET = ("steps=40", "log_every=2", "validate_every=15", "checkpoint_every=7")
 
-    process = launcher.start(*small_run(launcher, path, *budget))
-    launcher.wait_for_rows(process, 16)
-    time.sleep(0.01)
+
+def test_killed_run_goes_on_bitwise(launcher, tmp_path, make_launcher, assert_same_run, path):
+    settings = (*BUDGET, "main_net.num_layers=2")
+    uninterrupted = make_launcher(tmp_path / "uninterrupted")
+    uninterrupted.succeed(*small_run(uninterrupted, path, *settings))
+
+    process = launcher.start(*small_run(launcher, path, *settings))
+    launcher.wait_for_rows(process, 8)
     process.kill()
     assert launcher.finish(process).returncode == -signal.SIGKILL
-    killed = torch.load(launcher.only_run() / "checkpoint.pt", weights_only=True)
-    assert 0 < killed["step"] < 80 and killed["step"] % 67 and killed["carried"][0][0].abs().sum() > 0
-    done = launcher.call("-r", f"runs={launcher.runs}")
-    assert done.returncode == 0, done.stderr
-
-    first, second = uninterrupted.only_run(), launcher.only_run()
-    assert (first / "metrics.jsonl").read_bytes() == (second / "metrics.jsonl").read_bytes()
-    for name in ("checkpoint.pt", "best.pt"):
-        assert_same(*(torch.load(run / name, weights_only=True) for run in (first, second)), name)
-    one, other = (json.loads((run / "result.json").read_text()) for run in (first, second))
-    for key in ("steps", "best_step", "validation_bits_per_character", "test_bits_per_character"):
-        assert one[key] == other[key], key
-    assert other["sessions"] == 2 and first.name.startswith("text-layer_norm_lstm_12-hyperlstm-s0-")
+    run = launcher.only_run()
+    killed = torch.load(run / "checkpoint.pt", weights_only=True)
+    assert 0 < killed["step"] < 40 and killed["step"] % 33 and killed["carried"][0][0].abs().sum() > 0
+    launcher.succeed("-r", f"runs={launcher.runs}")
+    assert_same_run(uninterrupted.only_run(), run)
+    assert read_result(run)["sessions"] == 2 and run.name.startswith("text-layer_norm_lstm_12-hyperlstm-s0-")
+    assert (run / "pictures" / "text_row_scales.html").read_text(encoding="utf-8").count("<span>") == 301
 
 
-def test_logging_sampled_text_of_bytes_leaves_the_training_as_it_is(
-    launcher, tmp_path, make_launcher, assert_same, path, monkeypatch
-):
-    for name in ("WANDB_MODE", "WANDB_SERVICE", "WANDB_ERROR_REPORTING"):
-        monkeypatch.setenv(name, "")  # wandb and its logger set them; this restores them
-    budget = ("budget.steps=6", "budget.log_every=1", "budget.validate_every=2", "budget.checkpoint_every=3")
-    budget += ("dataset.bytes=true",)
-    silent = make_launcher(tmp_path / "silent")
-    done = silent.call(*small_run(silent, path, *budget))
-    assert done.returncode == 0, done.stderr
-    done = launcher.call(*small_run(launcher, path, *budget, "logger=wandb_offline"))
-    assert done.returncode == 0, done.stderr
-    first, second = silent.only_run(), launcher.only_run()
-    assert (first / "metrics.jsonl").read_bytes() == (second / "metrics.jsonl").read_bytes()
-    for name in ("checkpoint.pt", "best.pt"):
-        assert_same(*(torch.load(run / name, weights_only=True) for run in (first, second)), name)
-    (folder,) = second.glob("wandb/offline-run-*/files/media/html/text")
-    pages = [page.read_text(encoding="utf-8") for page in sorted(folder.glob("row_scales_*.html"))]
-    assert len(pages) == 3 and all(page.count("<span>") == 301 for page in pages)
-
-
-def test_two_processes_train_as_one(launcher, tmp_path, make_launcher, path):
-    settings = ("main_net.input_dropout=0.0", "main_net.output_dropout=0.0", "main_net.recurrent_dropout=0.0")
-    settings += ("hypernet.hyper_recurrent_dropout=0.0", "precision=float32", "dataset.validation_streams=3")
-    settings += ("main_net.num_layers=2",)
-    settings += ("budget.steps=6", "budget.log_every=1", "budget.validate_every=3", "budget.checkpoint_every=3")
-    alone = make_launcher(tmp_path / "alone")
-    assert alone.call(*small_run(alone, path, *settings)).returncode == 0
-    done = launcher.run(
-        *("--nproc_per_node=2", "train.py", *small_run(launcher, path, *settings)),
-        program=("-m", "torch.distributed.run"),
-    )
-    assert done.returncode == 0, done.stderr
-    rows, other_rows = (
-        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        for run in (alone.only_run(), launcher.only_run())
-    )
-    for row, other in zip(rows, other_rows, strict=True):
-        assert other == pytest.approx(row, rel=1e-4)
-    assert rows[-1]["examples"] == 6 * 40
-    one, other = (json.loads((run / "result.json").read_text()) for run in (alone.only_run(), launcher.only_run()))
-    assert other["test_bits_per_character"] == pytest.approx(one["test_bits_per_character"], rel=1e-4)
-
-
-@pytest.mark.parametrize(
-    "overrides, words",
-    [
-        (["main_net=lstm", "hypernet=none"], ("'lstm' reads text", "cifar10_sample", "dataset=shakespeare")),
-        (["dataset=shakespeare"], ("'wide_resnet' reads images", "shakespeare", "dataset=cifar10_sample")),
-        (["main_net=lstm"], ("'static' does not fit", "hypernet=hyperlstm")),
-        (["main_net=lstm", "hypernet=none", "dataset=shakespeare", "dataset.batch_size=90000"], ("too few",)),
-    ],
-)
-def test_mistakes_are_one_line(launcher, assert_one_line, overrides, words):
-    assert_one_line(launcher.call("logger=none", f"runs={launcher.runs}", *overrides), *words)
-    assert not launcher.runs.exists() or not any(launcher.runs.iterdir())
+def test_compiled_run_goes_on_bitwise(launcher, tmp_path, assert_same_run, path):
+    launcher.succeed(*small_run(launcher, path, *BUDGET, "compile=true", "dataset.validation_streams=1"))
+    whole = launcher.only_run()
+    run = shutil.copytree(whole, tmp_path / "runs" / "interrupted")
+    (run / "result.json").unlink()
+    (run / "checkpoint.previous.pt").replace(run / "checkpoint.pt")
+    assert torch.load(run / "checkpoint.pt", weights_only=True)["step"] == 35
+    launcher.succeed("-r", str(run))
+    assert_same_run(whole, run)

@@ -1,15 +1,14 @@
-"""Checkpoints that are damaged, malicious, or cut short while they are written."""
+"""Checkpoints that are damaged, malicious, of another run, or cut short while they are written."""
 
+import errno
 import json
 import os
-import shutil
 
 import pytest
 import torch
 
+from hypernets import UserError
 from training import checkpoint
-
-SHORT = ("budget.steps=6", "budget.log_every=1", "budget.validate_every=3", "budget.checkpoint_every=2")
 
 
 class Malicious:
@@ -22,9 +21,18 @@ class Malicious:
         return open, (str(self.path), "w")
 
 
-def state(step):
+def state(step, best=None):
     generator = torch.Generator().manual_seed(step)
-    return {"step": step, "weights": {"a": torch.randn(3, 4, generator=generator)}, "best": None, "carried": [None]}
+    content = dict.fromkeys(sorted(checkpoint.KEYS)) | {"run": "ours", "step": step, "best": best and {"step": best}}
+    return content | {"network": {"a": torch.randn(3, 4, generator=generator)}, "metrics": {"size": 0}}
+
+
+def best(step):
+    return {"run": "ours", "step": step, "network": {"a": torch.full((2,), step)}}
+
+
+def saved(path, run="ours"):
+    return checkpoint.load(path, run, {"step"})
 
 
 def truncate(path):
@@ -41,53 +49,85 @@ def empty(path):
     path.write_bytes(b"")
 
 
-DAMAGES = pytest.mark.parametrize("damage", [truncate, flip_a_byte, empty])
+def take_from_another_run(path):
+    torch.save(torch.load(path, weights_only=True) | {"run": "theirs"}, path)
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, make_launcher):
-    """A finished run of six steps; tests change copies of it."""
-    launcher = make_launcher(tmp_path_factory.mktemp("finished"))
-    done = launcher.call(*launcher.new(*SHORT))
-    assert done.returncode == 0, done.stderr
-    return launcher.only_run()
+def take_a_key(path):
+    content = torch.load(path, weights_only=True)
+    del content["network"]
+    torch.save(content, path)
 
 
-@pytest.fixture
-def unfinished(finished, launcher):
-    """A copy of the finished run that looks as if it had been killed before its result."""
-    run = shutil.copytree(finished, launcher.runs / finished.name)
-    (run / "result.json").unlink()
-    return run
+def make_a_list(path):
+    torch.save([1, 2], path)
+
+
+DAMAGES = pytest.mark.parametrize(
+    "damage", [truncate, flip_a_byte, empty, take_from_another_run, take_a_key, make_a_list, os.unlink]
+)
 
 
 def test_newest_and_previous_are_kept(tmp_path, assert_same):
     for step in (1, 2, 3):
         checkpoint.save_checkpoint(tmp_path, state(step))
-    assert_same(checkpoint.load_checkpoint(tmp_path), state(3))
-    assert_same(checkpoint.load(tmp_path / checkpoint.PREVIOUS), state(2))
+    assert_same(checkpoint.load_checkpoint(tmp_path, "ours"), state(3))
+    assert_same(saved(tmp_path / checkpoint.PREVIOUS), state(2))
     assert {path.name for path in tmp_path.iterdir()} == {checkpoint.NEWEST, checkpoint.PREVIOUS}
 
 
 @DAMAGES
-def test_damaged_newest_falls_back_with_a_warning(tmp_path, assert_same, damage):
+def test_damaged_newest_falls_back_and_says_so(tmp_path, assert_same, capsys, damage):
     for step in (1, 2):
         checkpoint.save_checkpoint(tmp_path, state(step))
     damage(tmp_path / checkpoint.NEWEST)
-    assert_same(checkpoint.read_newest(tmp_path)[0], state(1))  # silent, and leaves the file where it is
-    with pytest.warns(UserWarning, match=r"checkpoint\.pt is .* Continuing from .*previous.* \(step 1\) instead"):
-        assert_same(checkpoint.load_checkpoint(tmp_path), state(1))
+    assert_same(checkpoint.read_newest(tmp_path, "ours")[0], state(1))
+    assert capsys.readouterr().err == ""  # that one is silent, and leaves the file where it is
+    assert_same(checkpoint.load_checkpoint(tmp_path, "ours"), state(1))
+    said = capsys.readouterr().err
+    assert str(tmp_path / checkpoint.NEWEST) in said and f"{checkpoint.PREVIOUS} (step 1)" in said
     # What is saved next must not move the damaged file over the complete one.
     checkpoint.save_checkpoint(tmp_path, state(3))
     truncate(tmp_path / checkpoint.NEWEST)
-    with pytest.warns(UserWarning, match="Continuing"):
-        assert_same(checkpoint.load_checkpoint(tmp_path), state(1))
+    assert_same(checkpoint.load_checkpoint(tmp_path, "ours"), state(1))
 
 
-def test_killed_between_the_two_renames(tmp_path, assert_same):
-    checkpoint.save_checkpoint(tmp_path, state(1))
-    os.replace(tmp_path / checkpoint.NEWEST, tmp_path / checkpoint.PREVIOUS)
-    assert_same(checkpoint.load_checkpoint(tmp_path), state(1))
+@DAMAGES
+def test_damaged_best_network_gives_way_to_the_one_before(tmp_path, capsys, damage):
+    for step in (1, 2):
+        checkpoint.save_best(tmp_path, best(step))
+    checkpoint.save_checkpoint(tmp_path, state(3, best=1))
+    damage(tmp_path / checkpoint.BEST)
+    assert checkpoint.load_best(tmp_path, "ours")["step"] == 1
+    assert checkpoint.load_checkpoint(tmp_path, "ours")["best"] == {"step": 1}
+    assert capsys.readouterr().err == "" and saved(tmp_path / checkpoint.BEST)["step"] == 1
+
+
+def test_best_network_that_is_lost_blocks_nothing(tmp_path, capsys):
+    checkpoint.save_best(tmp_path, best(1))
+    checkpoint.save_checkpoint(tmp_path, state(3, best=2))
+    assert checkpoint.load_checkpoint(tmp_path, "ours")["best"] is None
+    assert "of step 2, is lost" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (truncate, "truncated, corrupt"),
+        (take_from_another_run, "belongs to another run"),
+        (take_a_key, "lacks network"),
+        (make_a_list, "not one that this program wrote"),
+        (os.unlink, "There is no checkpoint"),
+    ],
+)
+def test_both_damaged(tmp_path, damage, words):
+    for step in (1, 2):
+        checkpoint.save_checkpoint(tmp_path, state(step))
+    for name in (checkpoint.NEWEST, checkpoint.PREVIOUS):
+        damage(tmp_path / name)
+    with pytest.raises(UserError, match=f"{checkpoint.NEWEST} .*{words}|{words}.*{checkpoint.NEWEST}") as refused:
+        checkpoint.load_checkpoint(tmp_path, "ours")
+    assert checkpoint.PREVIOUS in str(refused.value)
 
 
 def test_any_flipped_byte_is_detected_or_harmless(tmp_path, assert_same):
@@ -98,86 +138,52 @@ def test_any_flipped_byte_is_detected_or_harmless(tmp_path, assert_same):
     for position in range(0, len(content), 3):
         path.write_bytes(content[:position] + bytes([content[position] ^ 0xFF]) + content[position + 1 :])
         try:
-            loaded = checkpoint.load(path)
-        except ValueError:
+            loaded = checkpoint.load(path, "ours", checkpoint.KEYS)
+        except UserError:
             detected += 1
         else:
             assert_same(loaded, state(1), f"byte {position}")
     assert detected > len(content) / 3 / 4  # the rest are padding, and fields that are there twice
 
 
-@DAMAGES
-def test_resumed_from_the_previous_checkpoint_ends_the_same(
-    launcher, finished, unfinished, assert_same, assert_same_run, damage
-):
-    damage(unfinished / checkpoint.NEWEST)
-    with pytest.warns(UserWarning, match=r"Continuing from .* \(step 4\) instead"):
-        done = launcher.call("-r", str(unfinished))
-    assert done.returncode == 0, done.stderr
-    assert_same_run(finished, unfinished)
-    sessions = json.loads((unfinished / "sessions.json").read_text())
-    assert [session["first_step"] for session in sessions] == [0, 4]
-
-
-def test_warning_of_a_process_is_seen(launcher, unfinished):
-    truncate(unfinished / checkpoint.NEWEST)
-    done = launcher.run("-r", str(unfinished))
-    assert done.returncode == 0
-    assert "checkpoint.pt is truncated" in done.stderr and "Continuing from" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_both_damaged(launcher, unfinished, assert_one_line):
-    truncate(unfinished / checkpoint.NEWEST)
-    flip_a_byte(unfinished / checkpoint.PREVIOUS)
-    done = launcher.call("-r", str(unfinished))
-    assert_one_line(done, str(unfinished / checkpoint.NEWEST), str(unfinished / checkpoint.PREVIOUS), "corrupt")
-
-
-def test_malicious_checkpoint_is_refused(launcher, unfinished, tmp_path, assert_one_line):
+@pytest.mark.parametrize("name", [checkpoint.NEWEST, checkpoint.BEST])
+def test_malicious_file_is_refused(tmp_path, name):
+    """Also where the one before would do: it is not there by accident."""
     witness = tmp_path / "executed"
-    torch.save({"step": 6, "main_network": Malicious(witness)}, unfinished / checkpoint.NEWEST)
-    done = launcher.call("-r", str(unfinished))
-    assert_one_line(done, str(unfinished / checkpoint.NEWEST), "more than tensors and plain values", "not loaded")
+    for step in (1, 2):
+        checkpoint.save_best(tmp_path, best(step))
+        checkpoint.save_checkpoint(tmp_path, state(step, best=1))
+    torch.save(state(2, best=1) | {"network": Malicious(witness)}, tmp_path / name)
+    with pytest.raises(checkpoint.UnsafeCheckpoint, match=f"{name} holds more than tensors"):
+        checkpoint.load_checkpoint(tmp_path, "ours")
     assert not witness.exists()
-    torch.load(unfinished / checkpoint.NEWEST, weights_only=False)
+    torch.load(tmp_path / name, weights_only=False)
     assert witness.exists(), "the file must be one that does harm when it is loaded without care"
 
 
-def test_malicious_best_network_is_refused(launcher, unfinished, tmp_path, assert_one_line):
-    witness = tmp_path / "executed"
-    torch.save({"step": 6, "main_network": Malicious(witness)}, unfinished / checkpoint.BEST)
-    assert_one_line(launcher.call("-r", str(unfinished)), "best.pt holds more than tensors")
-    assert not witness.exists()
+def test_full_disk_leaves_the_old_files_and_gives_the_reason(tmp_path, monkeypatch, assert_same):
+    for number in (1, 2):
+        checkpoint.save_checkpoint(tmp_path, state(number))
 
+    def fail(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-@pytest.mark.parametrize("when", ["while writing", "before the rename"])
-def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch, assert_same, when):
-    # torch.save turns an OSError into a RuntimeError of its own
-    for step in (1, 2):
-        checkpoint.save_checkpoint(tmp_path, state(step))
-
-    def fail(*arguments):
-        raise OSError(28, "No space left on device")
-
-    def write_some_then_fail(value, file):
-        file.write(b"PK")
-        fail()
-
-    if when == "while writing":
-        monkeypatch.setattr(torch, "save", write_some_then_fail)
-    else:
-        monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(ValueError, match="checkpoint.pt .*kept.*resume with -r"):
-        checkpoint.save_checkpoint(tmp_path, state(3))
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(UserError, match=f"{checkpoint.NEWEST} .No space left on device.*kept.*-r"):
+            checkpoint.save_checkpoint(tmp_path, state(3))
     assert not list(tmp_path.glob("*.tmp"))
-    assert_same(checkpoint.load_checkpoint(tmp_path), state(2))
-    assert_same(checkpoint.load(tmp_path / checkpoint.PREVIOUS), state(1))
-    checkpoint.save_checkpoint(tmp_path, state(4))  # in spite of what the failed write left behind
-    assert_same(checkpoint.load_checkpoint(tmp_path), state(4))
+    assert_same(checkpoint.load_checkpoint(tmp_path, "ours"), state(2))
+    assert_same(saved(tmp_path / checkpoint.PREVIOUS), state(1))
+    checkpoint.save_checkpoint(tmp_path, state(4))
+    assert_same(checkpoint.load_checkpoint(tmp_path, "ours"), state(4))
 
 
-def test_no_checkpoint(tmp_path):
-    with pytest.raises(ValueError, match="There is no checkpoint in"):
-        checkpoint.load_checkpoint(tmp_path)
+@pytest.mark.parametrize("damage", [truncate, flip_a_byte, empty, os.unlink])
+def test_resumed_from_the_previous_checkpoint_ends_the_same(launcher, finished, unfinished, assert_same_run, damage):
+    damage(unfinished / checkpoint.NEWEST)
+    done = launcher.succeed("-r", str(unfinished))
+    assert "(step 4)" in done.stderr and "Traceback" not in done.stderr
+    assert_same_run(finished, unfinished)
+    sessions = json.loads((unfinished / "sessions.json").read_text())
+    assert [session["first_step"] for session in sessions] == [0, 4]

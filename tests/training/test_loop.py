@@ -1,95 +1,98 @@
 """The training loop, on a task of milliseconds with all that a resume can get wrong: dropout, batch norm, a state."""
 
-import json
+import math
+import os
+import shutil
 import signal
-from functools import partial
-from types import SimpleNamespace
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hypernets import LearnedKernels, StaticHypernetwork
-from models import WideResNet
+from hypernets import UserError
 from training import checkpoint, loop
 from training.distributed import Processes
 from training.logger import NoLogger
 from training.optimizer import build_optimizer
-from training.run_directory import RunDirectory
+from training.run import Run, read_rows
 from training.schedule import constant, one_cycle
-from training.tasks import ImageClassification
+from training.signals import Interrupted
+from training.task import Metric
+from training.task import Task as TaskProtocol
 
 FEATURES, BATCH_SIZE, STEPS_PER_EPOCH = 6, 8, 5
+ADAM, PLAIN_SGD = {"kind": "adam", "betas": [0.9, 0.999]}, {"kind": "sgd", "momentum": 0.0}
 
 
 class Killed(BaseException):
     """Stands for a process that ends without a chance to save."""
 
 
-class Split:
+class Training:
     """Random features whose sign of the first is the label; a batch is a pure function of the step."""
 
     examples_per_step, steps_per_epoch = BATCH_SIZE, STEPS_PER_EPOCH
 
-    def __init__(self, at_step=None):
-        self.at_step = at_step or {}  # {step: called when its batch is asked for, returns what to add to it}
-        self.evaluations = 0
+    def __init__(self, at_step):
+        self.at_step = at_step  # {step: called when its batch is asked for, returns what to add to it}
 
     def batch(self, step):
         x = torch.randn(BATCH_SIZE, FEATURES, generator=torch.Generator().manual_seed(step))
         labels = (x[:, 0] > 0).long()
-        if step in self.at_step:
-            x = x + self.at_step[step]()
-        return x, labels
+        return x + self.at_step.get(step, lambda: 0)(), labels
+
+
+@dataclass
+class Splits:
+    """Three splits of one kind; the last two are counted together, and something may happen within an evaluation."""
+
+    at_step: dict[int, Callable] = field(default_factory=dict)
+    at_evaluation: dict[int, Callable] = field(default_factory=dict)  # {number: called between its two batches}
+    evaluations: int = 0
+    digest = "of the data"
+
+    def __post_init__(self):
+        self.train, self.validation, self.test = Training(self.at_step), self, self
 
     def evaluation_batches(self):
         self.evaluations += 1
-        return [self.batch(1000), self.batch(1001)]
+        yield self.train.batch(1000)
+        self.at_evaluation.get(self.evaluations, lambda: 0)()
+        yield self.train.batch(1001)
 
 
 class Task(nn.Module):
     """Classification with dropout and batch norm, whose input is mixed with what the last step left behind."""
 
-    metric = "error"
+    metric = Metric("error", "error", digits=2, unit=" %")
 
-    def __init__(self):
+    def __init__(self, errors=()):
         super().__init__()
-        self.main_network = nn.Sequential(
-            nn.Linear(2 * FEATURES, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2)
-        )
-        self.evaluated_in_training_mode = []
+        self.network = nn.Sequential(nn.Linear(2 * FEATURES, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2))
+        self.errors = list(errors)  # of the evaluations to come, in place of what the network makes of them
 
     def forward(self, batch, carried):
         x, labels = batch
         carried = torch.zeros_like(x) if carried is None else carried
-        loss = F.cross_entropy(self.main_network(torch.cat([x, carried], dim=1)), labels)
+        loss = F.cross_entropy(self.network(torch.cat([x, carried], dim=1)), labels)
         return loss, torch.tanh(carried + x).detach()
 
     @torch.no_grad()
     def evaluate(self, batches, total):
-        self.main_network.eval()
-        losses = []
-        for x, labels in batches:
-            self.evaluated_in_training_mode.append(self.main_network.training)
-            losses.append(F.cross_entropy(self.main_network(torch.cat([x, torch.zeros_like(x)], dim=1)), labels))
-        self.main_network.train()
+        self.network.eval()
+        losses = [F.cross_entropy(self.network(x.repeat(1, 2)), labels) for x, labels in batches]
+        self.network.train()
         loss = torch.stack(losses).mean().item()
-        return {"loss": loss, "error": 100 * loss}
+        return {"loss": loss, "error": self.errors.pop(0) if self.errors else 100 * loss}
 
-    def images(self):
+    def pictures(self):
         return {}
-
-
-class Scripted(Task):
-    """A task whose validation errors are given."""
-
-    errors = ()
-
-    def evaluate(self, batches, total):
-        super().evaluate(batches, total)
-        self.errors, (error, *_) = self.errors[1:], self.errors
-        return {"loss": 0.0, "error": error}
 
 
 class InfiniteGradient(Task):
@@ -103,25 +106,15 @@ class InfiniteGradient(Task):
 
     def forward(self, batch, carried):
         loss, carried = super().forward(batch, carried)
-        return loss + (0 * self.main_network[0].weight).square().sum().sqrt() if self.begun else loss, carried
+        return loss + (0 * self.network[0].weight).square().sum().sqrt() if self.begun else loss, carried
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Threads cost more than such small operations."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def make_trainer(run, task=None, at_step=None, optimizer="adam", budget=(), **changes):
-    """A trainer of 12 steps, new or in the directory of an earlier one; the weights are always the same at first."""
+def make_trainer(path, task=None, splits=None, optimizer=None, budget=(), **changes):
+    """A trainer of 12 steps, of a new run or of the one at `path`; the weights are always the same at first."""
     torch.manual_seed(0)
     task = task or Task()
-    intervals = {"steps": 12, "validate_every": 4, "checkpoint_every": 5, "log_every": 3} | dict(budget)
     settings = {
-        "learning_rate": one_cycle(peak=0.05, warmup=0.25, steps=12),
+        "learning_rate": one_cycle(steps=12, peak=0.05, warmup=0.25),
         "gradient_clip": None,
         "seed": 7,
         "precision": torch.float32,
@@ -129,31 +122,34 @@ def make_trainer(run, task=None, at_step=None, optimizer="adam", budget=(), **ch
         "sync_batch_norm": True,
         "processes": Processes(0, 1, torch.device("cpu")),
         "session": {},
-        "logger": NoLogger(),
+        "open_logger": NoLogger,
     }
     return loop.Trainer(
         task=task,
-        splits=SimpleNamespace(train=Split(at_step), validation=Split(), test={"test": Split(), "half": Split()}),
-        optimizer=build_optimizer(task.parameters(), optimizer),
-        budget=loop.Budget(**intervals),
-        run=RunDirectory.reopen(run) if run.exists() else RunDirectory.create(run, [], "", ""),
+        splits=splits or Splits(),
+        optimizer=build_optimizer(task.parameters(), optimizer or ADAM),
+        budget=loop.Budget(**{"steps": 12, "validate_every": 4, "checkpoint_every": 5, "log_every": 3} | dict(budget)),
+        directory=Run(path, {"a": "setting"}, []),
         **(settings | changes),
     )
 
 
-def resume(run, **changes):
-    """Go on in `run` as a new process would."""
-    trainer = make_trainer(run, **changes)
-    saved = checkpoint.load_checkpoint(run)
-    trainer.restore(saved)
-    trainer.run.truncate_metrics(saved["metrics_size"])
-    trainer.train()
-    trainer.run.close()
+def train(path, **changes):
+    """What train.py does with a trainer: begin or go on, to the end."""
+    trainer = make_trainer(path, **changes)
+    try:
+        trainer.begin()
+        trainer.result = trainer.run()
+    finally:
+        trainer.directory.close()
     return trainer
 
 
-def rows(run):
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+def saved(path, name=checkpoint.NEWEST):
+    """What a checkpoint holds, but for the id of its run."""
+    content = torch.load(path / name, weights_only=True)
+    del content["run"]
+    return content
 
 
 def interrupt():
@@ -165,160 +161,226 @@ def kill():
     raise Killed
 
 
-@pytest.mark.parametrize("end", [interrupt, kill])
-def test_interrupted_at_every_step(tmp_path, assert_same, end):
-    whole = make_trainer(tmp_path / "whole")
-    whole.train()
-    for step in range(11):
-        run = tmp_path / f"interrupted-at-{step}"
-        trainer = make_trainer(run, at_step={step: end})
-        with pytest.raises((loop.Interrupted, Killed)):
-            trainer.train()
-        trainer.run.close()
-        saved_at = checkpoint.load_checkpoint(run)["step"]
-        last = step - step % 5, step - step % 4  # of the intervals of saving and of validation, which saves a new best
-        assert saved_at == step + 1 if end is interrupt else min(last) <= saved_at <= max(last)
-        resume(run)
-        assert (run / "metrics.jsonl").read_bytes() == (whole.run.path / "metrics.jsonl").read_bytes()
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The run of 12 steps that nothing interrupts."""
+    return train(tmp_path_factory.mktemp("whole") / "run")
+
+
+@pytest.fixture
+def assert_as_whole(whole, assert_same):
+    """Checks that a finished run left the bytes of the one that was never interrupted, and the same result."""
+
+    def check(trainer):
+        ours, theirs = trainer.directory.path, whole.directory.path
+        assert (ours / "metrics.jsonl").read_bytes() == (theirs / "metrics.jsonl").read_bytes()
         for name in (checkpoint.NEWEST, checkpoint.BEST):
-            assert_same(checkpoint.load(run / name), checkpoint.load(whole.run.path / name), f"{step}/{name}")
+            assert_same(saved(ours, name), saved(theirs, name), name)
+        assert trainer.result == whole.result
+
+    return check
 
 
-def test_dropout_and_carried_state_matter(tmp_path, assert_same):
-    """So that the test above can fail: other random numbers, or a state that is not restored, end elsewhere."""
-    whole = make_trainer(tmp_path / "whole")
-    whole.train()
-    other_seed = make_trainer(tmp_path / "seed", seed=8)
-    other_state = make_trainer(tmp_path / "state")
-    other_state.state.carried = torch.ones(BATCH_SIZE, FEATURES)
-    for trainer in (other_seed, other_state):
-        trainer.train()
-        ours, theirs = (checkpoint.load(each.run.path / checkpoint.NEWEST) for each in (trainer, whole))
-        with pytest.raises(AssertionError, match="main_network"):
-            assert_same(ours, theirs)
+def test_the_task_of_these_tests_is_a_task():
+    assert isinstance(Task(), TaskProtocol)
 
 
-def test_signal_in_the_last_step_ends_the_run_as_usual(tmp_path):
-    make_trainer(tmp_path / "run", at_step={11: interrupt}).train()
-    assert checkpoint.load_checkpoint(tmp_path / "run")["step"] == 12
+@pytest.mark.parametrize("end", [interrupt, kill])
+def test_interrupted_at_every_step(tmp_path, assert_as_whole, end):
+    for step in range(12):
+        run = tmp_path / f"interrupted-at-{step}"
+        with pytest.raises((Interrupted, Killed)):
+            train(run, splits=Splits(at_step={step: end}))
+        last = step - step % 5, step - step % 4  # of the intervals of saving and of validation, which saves a new best
+        assert saved(run)["step"] == step + 1 if end is interrupt else min(last) <= saved(run)["step"] <= max(last)
+        assert_as_whole(train(run))
+
+
+@pytest.mark.parametrize("end", [interrupt, kill])
+@pytest.mark.parametrize("evaluation", [1, 2, 3, 4], ids=["at 4", "at 8", "at 12", "test"])
+def test_interrupted_within_an_evaluation(tmp_path, assert_as_whole, end, evaluation):
+    run, splits = tmp_path / "run", Splits(at_evaluation={evaluation: end})
+    with pytest.raises((Interrupted, Killed)):
+        train(run, splits=splits)
+    assert splits.evaluations == evaluation
+    if end is interrupt:
+        assert saved(run)["step"] == min(4 * evaluation, 12)
+    assert_as_whole(train(run))
+
+
+def test_interrupted_again_before_anything_is_logged(tmp_path, assert_as_whole):
+    with pytest.raises(Killed):
+        train(tmp_path / "run", splits=Splits(at_step={3: kill}))  # after a row that the checkpoint does not know
+    for end, step in ((interrupt, 0), (kill, 1), (interrupt, 1)):
+        with pytest.raises((Interrupted, Killed)):
+            train(tmp_path / "run", splits=Splits(at_step={step: end}))
+    assert_as_whole(train(tmp_path / "run"))
+
+
+def test_dropout_and_carried_state_matter(tmp_path, whole, assert_same):
+    """So that the tests above can fail: other random numbers, or a state that is not restored, end elsewhere."""
+    train(tmp_path / "seed", seed=8)
+    with pytest.raises(Interrupted):
+        train(tmp_path / "state", splits=Splits(at_step={5: interrupt}))
+    broken = torch.load(tmp_path / "state" / checkpoint.NEWEST, weights_only=True)
+    broken["carried"] = [torch.ones(BATCH_SIZE, FEATURES)]
+    torch.save(broken, tmp_path / "state" / checkpoint.NEWEST)
+    train(tmp_path / "state")
+    for name in ("seed", "state"):
+        with pytest.raises(AssertionError, match="network"):
+            assert_same(saved(tmp_path / name), saved(whole.directory.path))
 
 
 def test_signal_handlers_are_put_back(tmp_path):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    with pytest.raises(loop.Interrupted):
-        make_trainer(tmp_path / "run", at_step={2: interrupt}).train()
+    with pytest.raises(Interrupted):
+        train(tmp_path / "run", splits=Splits(at_step={2: interrupt}))
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_second_signal_ends_the_process_at_once():
+    program = (
+        "import os, signal\n"
+        "from training.signals import StopSignals\n"
+        "with StopSignals().noted():\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print('noted', flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print('not reached', flush=True)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(loop.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, "noted\n")
+
+
+def test_signal_that_somebody_handles_is_left_to_them(tmp_path):
+    """submitit passes over SIGTERM, which Slurm sends along with the SIGUSR2 on which the job goes into the queue."""
+    heard = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    for number in before:
+        signal.signal(number, lambda number, frame: heard.append(number))
+
+    def both():
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGUSR2)
+        return 0
+
+    try:
+        with pytest.raises(Interrupted, match="SIGUSR2") as stopped:
+            train(tmp_path / "run", splits=Splits(at_step={2: both}))
+        stopped.value.handler(stopped.value.signal_number, None)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert heard == [signal.SIGTERM, signal.SIGUSR2] and saved(tmp_path / "run")["step"] == 3
+
+
+def assert_stopped_with_whole_numbers(run, step):
+    """Checks that nothing of a run that diverged at a step is saved or logged, and that a lower rate goes on."""
+    assert saved(run)["step"] < step
+    for name in (checkpoint.NEWEST, checkpoint.BEST):
+        if (run / name).exists():
+            assert all(torch.isfinite(tensor).all() for tensor in saved(run, name)["network"].values())
+    assert all(math.isfinite(value) for row in read_rows(run) for value in row.values())
+    assert not any(row["step"] >= step for row in read_rows(run))
+    trainer = train(run, learning_rate=constant(12, 0.001))
+    assert trainer.state.step == 12 and math.isfinite(trainer.result["error"])
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 @pytest.mark.parametrize("intervals", [{"log_every": 1}, {"log_every": 100, "checkpoint_every": 2, "steps": 7}])
-def test_non_finite_stops_with_a_checkpoint_from_before(tmp_path, what, intervals):
-    run = tmp_path / "run"
+def test_loss_or_gradient_that_is_not_finite(tmp_path, what, intervals):
     task = InfiniteGradient()
-    at_step = {6: {"loss": lambda: float("nan"), "gradient": task.begin}[what]}
-    trainer = make_trainer(run, task, at_step, budget=intervals)
-    with pytest.raises(loop.NonFiniteLoss, match="not finite.*step 7.*gradient_clip"):
-        trainer.train()
-    saved = checkpoint.load_checkpoint(run)
-    assert 5 <= saved["step"] <= 6
-    for name, tensor in saved["main_network"].items():
-        assert torch.isfinite(tensor).all(), name
-    assert all(torch.isfinite(torch.tensor(row.get("train/loss", 0.0))) for row in rows(run))
-    assert all(torch.isfinite(tensor).all() for tensor in checkpoint.load(run / "best.pt")["main_network"].values())
+    splits = Splits(at_step={6: {"loss": lambda: math.nan, "gradient": task.begin}[what]})
+    with pytest.raises(loop.NonFinite, match="not finite.*step 7.*-r and a lower learning rate"):
+        train(tmp_path / "run", task=task, splits=splits, budget=intervals)
+    assert_stopped_with_whole_numbers(tmp_path / "run", step=7)
+
+
+@pytest.mark.parametrize("step", [5, 8, 12], ids=["at a checkpoint", "at a validation", "at the last step"])
+def test_weights_that_are_not_finite(tmp_path, step):
+    trainer = make_trainer(tmp_path / "run")
+
+    def break_weights(*_):
+        if trainer.state.step + 1 == step:
+            trainer.parameters[0].data[0, 0] = math.nan
+
+    trainer.optimizer.register_step_post_hook(break_weights)
+    trainer.begin()
+    with pytest.raises(loop.NonFinite, match=f"weight was not finite up to step {step}"):
+        trainer.run()
+    trainer.directory.close()
+    assert_stopped_with_whole_numbers(tmp_path / "run", step)
+
+
+def test_validation_that_is_not_a_number(tmp_path):
+    with pytest.raises(loop.NonFinite, match="validation was not finite at step 8"):
+        train(tmp_path / "run", task=Task(errors=[50.0, math.nan]))
+    assert saved(tmp_path / "run", checkpoint.BEST)["step"] == 4
+    assert_stopped_with_whole_numbers(tmp_path / "run", step=8)
 
 
 def test_best_on_validation_is_kept_and_tested_once(tmp_path):
-    task = Scripted()
-    task.errors = (50.0, 20.0, 30.0, 20.0, 7.0, 8.0)  # four validations, then the test split and its subset
-    weights = {}
+    task = Task(errors=[50.0, 20.0, 30.0, 20.0, 7.0])  # four validations, then the test
+    weights, seen = {}, []
     trainer = make_trainer(tmp_path / "run", task, budget={"steps": 8, "validate_every": 2})
     trainer.optimizer.register_step_post_hook(
-        lambda *_: weights.update({trainer.state.step + 1: task.main_network[0].weight.detach().clone()})
+        lambda *_: weights.update({trainer.state.step + 1: task.network[0].weight.detach().clone()})
     )
-    trainer.train()
-    best = checkpoint.load(tmp_path / "run" / "best.pt")
+    task.network.register_forward_hook(lambda network, *_: seen.append((network.training, network[0].weight.clone())))
+    trainer.begin()
+    assert trainer.run()["error"] == 7.0
+    assert trainer.splits.evaluations == 5
+    best = saved(tmp_path / "run", checkpoint.BEST)
     assert (best["step"], best["error"]) == (4, 20.0)  # the earlier of two that are equally good
-    assert torch.equal(best["main_network"]["0.weight"], weights[4])
     assert trainer.state.best == {"step": 4, "error": 20.0}
-    assert [split.evaluations for split in trainer.splits.test.values()] == [0, 0]
-
-    seen = []
-    task.main_network.register_forward_hook(
-        lambda network, *_: seen.append((network.training, network[0].weight.clone()))
-    )
-    assert trainer.test() == {"test": {"loss": 0.0, "error": 7.0}, "half": {"loss": 0.0, "error": 8.0}}
-    assert [split.evaluations for split in trainer.splits.test.values()] == [1, 1]
-    assert not any(training for training, _ in seen)
-    assert all(torch.equal(weight, weights[4]) for _, weight in seen) and not torch.equal(weights[4], weights[8])
+    for training, weight in seen[-2:]:
+        assert not training and torch.equal(weight, weights[4]) and not torch.equal(weight, weights[8])
 
 
 def test_best_of_a_future_that_is_discarded_is_forgotten(tmp_path, monkeypatch):
     """Killed between a new best and its checkpoint, and resumed with a rate at which that best is not reached again."""
     run, budget = tmp_path / "run", {"steps": 10, "validate_every": 2, "checkpoint_every": 100}
-    task = Scripted()
-    task.errors = (50.0, 40.0, 20.0)
-    trainer = make_trainer(run, task, budget=budget)
     with monkeypatch.context() as patch:
         save = checkpoint.save_checkpoint
         patch.setattr(
-            checkpoint, "save_checkpoint", lambda to, saved: kill() if saved["step"] == 6 else save(to, saved)
+            checkpoint, "save_checkpoint", lambda to, state: kill() if state["step"] == 6 else save(to, state)
         )
         with pytest.raises(Killed):
-            trainer.train()
-    trainer.run.close()
-    assert checkpoint.load(run / "best.pt")["step"] == 6
+            train(run, task=Task(errors=[50.0, 40.0, 20.0]), budget=budget)
+    assert saved(run, checkpoint.BEST)["step"] == 6
 
-    again = Scripted()
-    again.errors = (60.0, 60.0, 60.0)
-    state = resume(run, task=again, budget=budget, learning_rate=constant(0.1)).state
-    best = checkpoint.load(run / "best.pt")
+    state = train(run, task=Task(errors=[60.0] * 3), budget=budget, learning_rate=constant(10, 0.1)).state
+    best = saved(run, checkpoint.BEST)
     assert state.best == {"step": 4, "error": 40.0} == {key: best[key] for key in ("step", "error")}
 
 
-def test_best_that_is_lost_is_found_anew(tmp_path):
+def test_best_that_is_lost_is_found_anew(tmp_path, capsys):
     run = tmp_path / "run"
-    trainer = make_trainer(run)
-    trainer.train()
-    trainer.run.close()
-    (run / "best.pt").unlink()
-    (run / "best.previous.pt").unlink(missing_ok=True)
-    with pytest.warns(UserWarning, match="best network .* is lost"):
-        trainer = resume(run)
-    with pytest.raises(ValueError, match="resume with a longer budget"):
-        trainer.test()
-    with pytest.warns(UserWarning, match="best network .* is lost"):
-        trainer = resume(run, budget={"steps": 13})
-    assert trainer.state.best["step"] == checkpoint.load(run / "best.pt")["step"] == 13
-
-
-def test_validation_that_is_not_a_number_is_no_best(tmp_path):
-    task = Scripted()
-    task.errors = (float("nan"), 40.0, float("nan"))
-    trainer = make_trainer(tmp_path / "run", task)
-    trainer.train()
-    assert trainer.state.best == {"step": 8, "error": 40.0}
-    assert checkpoint.load(tmp_path / "run" / "best.pt")["step"] == 8
+    train(run)
+    for name in (checkpoint.BEST, checkpoint.PREVIOUS_BEST):
+        (run / name).unlink(missing_ok=True)
+    with pytest.raises(UserError, match="go on with -r and more steps"):
+        train(run)
+    trainer = train(run, budget={"steps": 13})
+    assert capsys.readouterr().err.count("The best network") == 2
+    assert trainer.state.best["step"] == saved(run, checkpoint.BEST)["step"] == 13
 
 
 def test_gradient_clipping_bounds_the_update(tmp_path):
     updates, logged = {}, {}
     for clip in (None, 0.01):
-        trainer = make_trainer(
-            tmp_path / f"{clip}",
-            optimizer="sgd",
-            gradient_clip=clip,
-            learning_rate=constant(1.0),
-            budget={"steps": 4, "log_every": 1},
-        )
-        before = [torch.cat([p.detach().flatten() for p in trainer.parameters])]
-        trainer.optimizer.register_step_post_hook(
-            lambda *_, trainer=trainer, before=before: before.append(
-                torch.cat([p.detach().flatten() for p in trainer.parameters])
+        settings = {"gradient_clip": clip, "learning_rate": constant(4, 1.0), "budget": {"steps": 4, "log_every": 1}}
+        trainer = make_trainer(tmp_path / f"{clip}", optimizer=PLAIN_SGD, **settings)
+        weights = []
+        for register in (trainer.optimizer.register_step_pre_hook, trainer.optimizer.register_step_post_hook):
+            register(
+                lambda *_, of=trainer, to=weights: to.append(nn.utils.parameters_to_vector(of.parameters).detach())
             )
-        )
-        trainer.train()
-        updates[clip] = [(after - old).norm().item() for old, after in zip(before, before[1:], strict=False)]
-        logged[clip] = [row["train/gradient_norm"] for row in rows(tmp_path / f"{clip}")]
+        trainer.begin()
+        trainer.run()
+        updates[clip] = [(weights[i + 1] - weights[i]).norm().item() for i in range(0, 8, 2)]
+        logged[clip] = [row["train/gradient_norm"] for row in read_rows(tmp_path / f"{clip}")]
     assert updates[0.01] == pytest.approx([0.01] * 4, rel=1e-3)
     assert min(updates[None]) > 0.02
     assert logged[None] == pytest.approx(updates[None], rel=1e-4)
@@ -327,17 +389,16 @@ def test_gradient_clipping_bounds_the_update(tmp_path):
 
 def test_learning_rate_follows_the_schedule(tmp_path):
     used = []
-    schedule = one_cycle(peak=0.05, warmup=0.25, steps=12)
-    trainer = make_trainer(tmp_path / "run", learning_rate=schedule, budget={"log_every": 1})
+    trainer = make_trainer(tmp_path / "run", budget={"log_every": 1})
     trainer.optimizer.register_step_pre_hook(lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"]))
-    trainer.train()
-    assert used == [schedule(step) for step in range(12)]
-    assert [row["train/learning_rate"] for row in rows(tmp_path / "run")] == used
+    trainer.begin()
+    trainer.run()
+    assert used == [trainer.learning_rate(step) for step in range(12)]
+    assert [row["train/learning_rate"] for row in read_rows(tmp_path / "run")] == used
 
 
-def test_rows_go_forward(tmp_path):
-    make_trainer(tmp_path / "run").train()
-    logged = rows(tmp_path / "run")
+def test_rows_go_forward(whole):
+    logged = read_rows(whole.directory.path)
     assert [row["step"] for row in logged] == [3, 4, 6, 8, 9, 12]
     assert ["validation/error" in row for row in logged] == [False, True, False, True, False, True]
     assert ["train/loss" in row for row in logged] == [True, False, True, False, True, True]
@@ -346,97 +407,65 @@ def test_rows_go_forward(tmp_path):
         assert row["examples"] == row["step"] * BATCH_SIZE
 
 
-def test_logged_loss_is_the_mean_since_the_last_row(tmp_path):
-    make_trainer(tmp_path / "each", budget={"log_every": 1}).train()
-    make_trainer(tmp_path / "third").train()
-    each = [row["train/loss"] for row in rows(tmp_path / "each")]
-    third = [row["train/loss"] for row in rows(tmp_path / "third") if "train/loss" in row]
+def test_logged_loss_is_the_mean_since_the_last_row(tmp_path, whole):
+    train(tmp_path / "each", budget={"log_every": 1})
+    each = [row["train/loss"] for row in read_rows(tmp_path / "each")]
+    third = [row["train/loss"] for row in read_rows(whole.directory.path) if "train/loss" in row]
     assert third == pytest.approx([sum(each[start : start + 3]) / 3 for start in range(0, 12, 3)])
 
 
-def test_carried_state_of_more_processes_is_refused(tmp_path):
-    trainer = make_trainer(tmp_path / "run")
-    trainer.train()
-    saved = checkpoint.load_checkpoint(tmp_path / "run")
-    saved["carried"] *= 2
-    with pytest.raises(ValueError, match="in 2 processes and cannot go on in 1; resume it with 2"):
-        trainer.restore(saved)
+@pytest.fixture
+def run(whole, tmp_path):
+    """A copy of the run of 12 steps."""
+    return shutil.copytree(whole.directory.path, tmp_path / "run")
 
 
-def test_budget_that_ends_before_the_checkpoint_is_refused(tmp_path):
-    make_trainer(tmp_path / "run").train()
-    trainer = make_trainer(tmp_path / "other", budget={"steps": 11})
-    with pytest.raises(ValueError, match="has done 12 steps and budget.steps is 11; resume it with budget.steps=12"):
-        trainer.restore(checkpoint.load_checkpoint(tmp_path / "run"))
+def of_two_processes(run):
+    saved = torch.load(run / checkpoint.NEWEST, weights_only=True)
+    torch.save(saved | {"carried": saved["carried"] * 2}, run / checkpoint.NEWEST)
 
 
-@pytest.mark.parametrize("value", [0, -1, 1.5, "ten"])
-def test_bad_budget(value):
-    with pytest.raises(ValueError, match="budget.log_every is .*whole number of at least 1"):
-        loop.Budget(steps=1, validate_every=1, checkpoint_every=1, log_every=value)
+def of_a_wider_network(run):
+    saved = torch.load(run / checkpoint.NEWEST, weights_only=True)
+    saved["network"]["0.weight"] = torch.zeros(9, 2 * FEATURES)
+    torch.save(saved, run / checkpoint.NEWEST)
 
 
-def images(seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(4, 3, 8, 8, generator=generator), torch.randint(10, (4,), generator=generator)
+@pytest.mark.parametrize(
+    ("change", "steps", "words"),
+    [
+        (lambda run: None, 11, "has done 12 steps and steps is 11; go on with steps=12"),
+        (of_two_processes, 13, "in 2 processes and cannot go on in 1; resume it with 2"),
+        (of_a_wider_network, 13, "does not fit the network"),
+    ],
+)
+def test_checkpoint_that_cannot_go_on_is_refused_and_nothing_changes(run, change, steps, words):
+    change(run)
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    with pytest.raises(UserError, match=words):
+        train(run, budget={"steps": steps})
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 
-def classification(kernel_source=LearnedKernels, kernel_decay=0.0):
-    torch.manual_seed(0)
-    return ImageClassification(WideResNet(kernel_source, depth=10), kernel_decay)
+def test_another_number_of_threads_is_said(run, capsys):
+    torch.set_num_threads(2)
+    train(run)
+    assert "had 1 threads until now and has 2" in capsys.readouterr().err
+    torch.set_num_threads(1)
+    train(run, budget={"steps": 13})
+    assert "had 1 threads until now" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_evaluation_changes_nothing(assert_same, training):
-    task = classification().train(training)
-    state = {name: tensor.clone() for name, tensor in task.state_dict().items()}
-    random_state, modes = torch.get_rng_state(), []
-    task.main_network.final_norm.register_forward_hook(lambda norm, *_: modes.append(norm.training))
-    values = task.evaluate([images(0), images(1)])
-    assert modes == [False, False]
-    assert all(module.training is training for module in task.modules())
-    assert torch.equal(torch.get_rng_state(), random_state)
-    assert_same(dict(task.state_dict()), state)
-    assert all(parameter.grad is None for parameter in task.parameters())
-    logits, labels = (
-        task.eval().main_network(torch.cat([images(0)[0], images(1)[0]])),
-        torch.cat([images(0)[1], images(1)[1]]),
-    )
-    assert values["loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
-    assert values["error"] == 100 * (logits.argmax(1) != labels).sum().item() / 8
+def shorten(path):
+    path.write_bytes(path.read_bytes()[:-20])
 
 
-def test_penalty_is_weight_decay_of_the_kernels_alone():
-    ours, theirs = classification(kernel_decay=0.1), classification()
-    network = theirs.main_network
-    kernels = [network.stem.weight, *network.kernel_source.kernels]
-    chosen = {id(kernel) for kernel in kernels}
-    others = [parameter for parameter in theirs.parameters() if id(parameter) not in chosen]
-    for task, optimizer in (
-        (ours, build_optimizer(ours.parameters(), "sgd", momentum=0.9)),
-        (
-            theirs,
-            torch.optim.SGD(
-                [{"params": kernels, "weight_decay": 0.1}, {"params": others}], momentum=0.9, nesterov=True
-            ),
-        ),
-    ):
-        for group in optimizer.param_groups:
-            group["lr"] = 0.1
-        task(images(), None)[0].backward()
-        optimizer.step()
-    start = classification()
-    for (name, mine), expected, before in zip(
-        ours.named_parameters(), theirs.parameters(), start.parameters(), strict=True
-    ):
-        torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
-        assert not torch.equal(mine, before), name
+def overwrite(path):
+    path.write_bytes(path.read_bytes().replace(b"2", b"3"))
 
 
-def test_penalty_is_on_the_generated_kernels():
-    source = partial(StaticHypernetwork, embedding_size=4, projection_size=4)
-    plain, decayed = classification(source), classification(source, kernel_decay=0.1)
-    losses = [task(images(), None)[0] for task in (plain, decayed)]
-    network = decayed.main_network
-    squares = [kernel.square().sum() for kernel in [network.stem.weight, *network.kernel_source()]]
-    torch.testing.assert_close(losses[1] - losses[0], 0.05 * sum(squares), rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize("damage", [Path.unlink, shorten, overwrite])
+def test_metrics_that_are_not_those_of_the_checkpoint_are_refused(run, damage):
+    damage(run / "metrics.jsonl")
+    with pytest.raises(UserError, match=r"metrics\.jsonl is not what it was"):
+        train(run)

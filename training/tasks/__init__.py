@@ -19,11 +19,7 @@ TASKS = {
 
 
 def build_task(settings: Mapping[str, Any], processes: Processes) -> tuple[Splits, Task]:
-    """Build the splits and the task that the settings of a run describe, on the device.
-
-    Raises:
-        UserError: an unknown task, or settings that make no sense or do not go together.
-    """
+    """Build the splits and the task that the settings of a run describe, on the device."""
     name = settings["dataset"].get("task")
     if name not in TASKS:
         raise UserError(f"dataset.task is {name!r}; it must be one of {', '.join(TASKS)}.")

@@ -34,9 +34,6 @@ def sample(
     Returns:
         The text, prompt included, as the vocabulary spells it; and for a HyperLSTM the norm of the change of each
         gate's row scales d_h when each character was read, in the topmost layer, [characters, 4], zero for the first.
-
-    Raises:
-        UserError: an empty prompt, a negative length, or a temperature below zero or not finite.
     """
     if not prompt or length < 0 or not 0 <= temperature < math.inf:
         raise UserError(

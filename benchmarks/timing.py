@@ -7,16 +7,6 @@ from collections.abc import Callable, Mapping
 import torch
 
 
-def few(rounds: int) -> int:
-    """Turns of what takes long."""
-    return max(1, rounds // 3)
-
-
-def many(rounds: int) -> int:
-    """Turns of what is quick, where small differences count."""
-    return 3 * rounds
-
-
 def timed(work: Callable[[], object], device: torch.device) -> float:
     """Seconds that a piece of work takes, with what it left to a GPU."""
     start = time.perf_counter()

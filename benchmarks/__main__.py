@@ -1,0 +1,62 @@
+"""Measure what hypernetworks cost.
+
+    python -m benchmarks --quick             # a few ratios, in about a minute; writes nothing
+    python -m benchmarks [--rounds 9]        # everything, in an hour or so; writes results/performance.json
+    python -m benchmarks --only recurrent    # or images, or operations: the others keep their figures
+
+`python -m scripts.make_pages` then makes results/performance.md.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from benchmarks import images, recurrent, report
+from training import provenance
+from training.distributed import start_processes
+
+RECORD = Path(__file__).resolve().parent.parent / "results" / "performance.json"
+
+
+PARTS = {
+    "recurrent": recurrent.measure,
+    "images": images.measure,
+    "operations": lambda rounds, device: {"wide_resnets": images.operations((1, 2), device)},
+}
+QUICK = {
+    "recurrent": lambda device: recurrent.against_built_in(32, 3, device, units=256),
+    "images": lambda device: images.hyper_against_plain(1, images.sample_batches(device), 3, device),
+    "operations": lambda device: images.operations((1,), device),
+}
+
+
+def main() -> None:
+    """Measure; print the figures, and write them unless in a hurry."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9, help="turns of each contender")
+    parser.add_argument("--only", choices=PARTS, help="measure only one part; the others keep their last figures")
+    parser.add_argument("--quick", action="store_true", help="a few figures in about a minute; write nothing")
+    arguments = parser.parse_args()
+    if arguments.rounds < 1:
+        parser.error(f"--rounds is {arguments.rounds}; it must be at least 1")
+    device = start_processes("auto").device
+    for part in [arguments.only] if arguments.only else PARTS:
+        if arguments.quick:
+            print("\n".join([part, *report.table(QUICK[part](device))]), flush=True)
+            continue
+        about = {
+            "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
+            "commit": provenance.commit(),
+            "versions": provenance.versions(),
+            "hardware": provenance.hardware(device, 1),
+            "rounds": arguments.rounds,
+        }
+        record = json.loads(RECORD.read_text())
+        record[part] = about | PARTS[part](arguments.rounds, device)
+        RECORD.write_text(json.dumps(record, indent=1) + "\n")
+        print(f"{part}: done", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""Make the pages of results/, and the table in README.md, from the records there.
+
+    python -m scripts.make_pages              # write the pages that differ
+    python -m scripts.make_pages --pictures   # and draw the learning curves of every table anew
+    python -m scripts.make_pages --check      # write nothing; exit status 1 if a page differs from the records
+
+Each table has a page: the paper's claims and what became of them, the figures, what they mean, the runs, and what was
+tried. The claims and their meaning are written by hand, in results/comments/TABLE.md; all other figures come from the
+records (scripts/record_result.py) and from results/performance.json (benchmarks/).
+"""
+
+import argparse
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import report
+from hypernets import UserError
+from scripts.paper_tables import ROWS, TABLES, Row
+from scripts.plot_curves import Curve, draw
+from scripts.records import Record, by_setting, metric_of, peak_rate, read_records, row_of
+from scripts.train_command import PROJECT
+from training.command_line import one_line_errors
+from training.json_files import read_json
+from training.provenance import short
+
+BEGIN, END = "<!-- made by scripts/make_pages.py -->", "<!-- end of what it made -->"
+SUMMARY = (  # the rows in README.md
+    *("table2/wrn_40_1", "table2/hyper_wrn_40_1", "table2/wrn_40_2", "table2/hyper_wrn_40_2"),
+    *("table3/lstm_1000", "table3/layer_norm_hyperlstm_1000", "table4/lstm_1800", "table4/layer_norm_hyperlstm_1800"),
+    *("table7/mnist_convnet", "table7/hyper_mnist_convnet"),
+)
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """The lines of a table, its first `left` columns aligned to the left."""
+    rule = ["---"] * left + ["---:"] * (len(head) - left)
+    return [f"| {' | '.join(cells)} |" for cells in (head, rule, *rows)]
+
+
+def rows_of(table: str, records: Sequence[Record]) -> list[tuple[Row, list[list[Record]]]]:
+    """The rows of a table with our runs of each; those that differ only in the seed are together."""
+    rows = [row for row in ROWS if row.table == table]
+    return [(row, by_setting([record for record in records if row_of(record) == row.experiment])) for row in rows]
+
+
+def figure(runs: Sequence[Record], split: str) -> str:
+    """The mean of the metric on a split, with the standard deviation over several runs; nothing if it is unknown."""
+    metric = metric_of(runs[0])
+    values = [run[f"{split}_{metric.key}"] for run in runs if f"{split}_{metric.key}" in run]
+    if not values:
+        return ""
+    deviation = f" ± {statistics.stdev(values):.{metric.digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{metric.digits}f}{deviation}"
+
+
+def what_ran(record: Record) -> str:
+    """The main network of a run, and its data where that is not the paper's."""
+    main_net, dataset = (record["settings"][group]["name"] for group in ("main_net", "dataset"))
+    return main_net if dataset == TABLES[record["table"]].dataset else f"{main_net} on {dataset}"
+
+
+def our_run(row: Row, runs: Sequence[Record]) -> str:
+    """How a row was run: the network, for how long, with which peak rate, and how often."""
+    first = runs[0]
+    epochs = f"{first['epochs']:.1f}".removesuffix(".0")
+    if row.steps:
+        epochs += f" of {first['epochs'] / first['steps'] * row.steps:,.0f}"
+    return f"{what_ran(first)}, {epochs} epochs, peak rate {peak_rate(first):g}, n = {len(runs)}"
+
+
+def figure_lines(table: str, records: Sequence[Record]) -> list[str]:
+    """The rows of a table with the paper's figures and ours."""
+    cells = []
+    for row, groups in rows_of(table, records):
+        paper = row.printed(row.test)
+        for runs in groups:
+            validation = figure(runs, "validation") + (f" ({row.printed(row.validation)})" if row.validation else "")
+            parameters = f"{runs[0]['parameters']:,} ({row.counted:,})"
+            cells.append([row.network, our_run(row, runs), paper, figure(runs, "test"), validation, parameters])
+        if not groups:
+            cells.append([row.network, "not run", paper, "", "", f"({row.counted:,})"])
+    head = ["network", "our run", "paper, test", "ours, test", "ours, validation (paper's)", "parameters (paper's)"]
+    return markdown_table(head, cells, left=2)
+
+
+def run_line(record: Record) -> str:
+    """What a page says about one run; the commands of old records no longer work."""
+    commits = dict.fromkeys(short(session["commit"]) for session in record["sessions"])
+    command = f"`{record['command']}`, " if "experiment" in record else ""
+    return (
+        f"- [{record['name']}](runs/{record['name']}.json): {command}{record['steps']:,} steps in "
+        f"{record['seconds']:,.0f} s on {record['hardware']}, {record['precision']}, commit {', '.join(commits)}."
+        + f" {record.get('note', '')}".rstrip()
+    )
+
+
+def tuning_lines(table: str, tried: Sequence[Record]) -> list[str]:
+    """Runs with several peak rates, and what they reached on validation."""
+    cells = []
+    for record in (record for record in tried if record["table"] == table):
+        network = f"[{what_ran(record)}, {record['settings']['hypernet']['name']}]"
+        sizes = (record["settings"]["dataset"]["batch_size"], record["steps"], peak_rate(record))
+        cells.append((network, *sizes, f"(tuning/{record['name']}.json)", figure([record], "validation")))
+    head = ["network", "batch", "steps", "peak rate", "validation"]
+    rows = [
+        [network + link, f"{batch}", f"{steps:,}", f"{peak:g}", value]
+        for network, batch, steps, peak, link, value in sorted(cells)
+    ]
+    return ["## Peak rates tried", "", *markdown_table(head, rows), ""] if cells else []
+
+
+def page(table: str, records: Sequence[Record], tried: Sequence[Record], results: Path) -> str:
+    """The page of a table."""
+    claims, _, meaning = (results / "comments" / f"{table}.md").read_text().strip().partition("\n\n")
+    figures = figure_lines(table, records)
+    lines = [f"# {TABLES[table].title}", "", claims, "", "## Figures", "", *figures, "", meaning, ""]
+    if (results / f"{table}.png").exists():
+        lines += [f"![Validation in the course of training]({table}.png)", ""]
+    runs = [run_line(record) for _, groups in rows_of(table, records) for runs in groups for record in runs]
+    return "\n".join(lines + ["## Runs", "", *runs, ""] * bool(runs) + tuning_lines(table, tried))
+
+
+def summary_lines(records: Sequence[Record], link: str) -> list[str]:
+    """Ten rows of the paper, each with the runs of ours that come closest to its data, its size and its length."""
+
+    def closeness(runs: Sequence[Record]) -> tuple:
+        first, about = runs[0], TABLES[runs[0]["table"]]
+        is_its_data = first["settings"]["dataset"]["name"].startswith(about.dataset)
+        return is_its_data, f"test_{metric_of(first).key}" in first, first["parameters"], first["steps"], len(runs)
+
+    cells = []
+    for row, groups in (each for table in TABLES for each in rows_of(table, records)):
+        if row.experiment in SUMMARY:
+            runs = max(groups, key=closeness, default=None)
+            ours = [figure(runs, split) if runs else "" for split in ("test", "validation")]
+            how = our_run(row, runs) if runs else "not run"
+            cells.append([f"[{row.table[5:]}]({link}{row.table}.md)", row.network, how, row.printed(row.test), *ours])
+    head = ["table", "network", "our run", "paper, test", "ours, test", "ours, validation"]
+    return markdown_table(head, cells, left=3)
+
+
+def curves(table: str, records: Sequence[Record]) -> list[Curve]:
+    """What the validation said in the course of the runs of a table: label, steps and values of each."""
+    lines = []
+    for row, groups in rows_of(table, records):
+        for runs in groups:
+            label = f"{row.experiment.partition('/')[2]} ({what_ran(runs[0])}, {peak_rate(runs[0]):g}, n = {len(runs)})"
+            for record in runs:
+                values = [point[f"validation/{metric_of(record).key}"] for point in record["curve"]]
+                lines.append((label, [point["step"] for point in record["curve"]], values))
+    return lines
+
+
+def pages(project: Path) -> dict[Path, str]:
+    """Path -> content of every page that this script makes."""
+    results = project / "results"
+    records, tried = read_records(results / "runs"), read_records(results / "tuning")
+    made = {results / f"{table}.md": page(table, records, tried, results) for table in TABLES}
+    performance = read_json(results / "performance.json", dict)
+    made[results / "performance.md"] = report.page(performance, read_records(results / "precision"))
+    for path, link in ((project / "README.md", "results/"), (results / "README.md", "")):
+        before, begin, rest = path.read_text().partition(BEGIN)
+        _, end, after = rest.partition(END)
+        if begin and end:
+            made[path] = "\n".join([before + BEGIN, "", *summary_lines(records, link), "", END]) + after
+    return made
+
+
+def write(project: Path, check: bool = False, pictures: bool = False) -> None:
+    """Write the pages that differ, and the pictures if asked for; or only check the pages."""
+    records = read_records(project / "results" / "runs")
+    for table, about in TABLES.items() if pictures else ():
+        if lines := curves(table, records):
+            draw(lines, "step", f"validation {about.title.rpartition(', ')[2]}", project / "results" / f"{table}.png")
+    made = pages(project)
+    differing = [path for path, text in made.items() if not path.exists() or path.read_text() != text]
+    names = ", ".join(str(path.relative_to(project)) for path in differing)
+    if check and differing:
+        raise UserError(f"These pages do not say what the records say: {names}; run python -m scripts.make_pages.")
+    for path in differing:
+        path.write_text(made[path])
+        print(path.relative_to(project))
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is not what it should be")
+    parser.add_argument("--pictures", action="store_true", help="draw the learning curves, too")
+    arguments = parser.parse_args()
+    with one_line_errors("make_pages"):
+        write(PROJECT, arguments.check, arguments.pictures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""`eval.py`: the figures of the best network, once more."""
+
+import json
+
+import numpy as np
+import pytest
+
+from training.run import read_result
+
+
+def test_figures_are_those_of_the_result(launcher, finished, tmp_path):
+    (tmp_path / "my.txt").write_text("the quick brown fox\n" * 100)
+    text = ["dataset=text", f"dataset.path={tmp_path}/my.txt", "dataset.sequence_length=10", "dataset.warm_up=20"]
+    network = ["main_net=lstm", "main_net.hidden_size=6", "hypernet=hyperlstm", "hypernet.hyper_size=4"]
+    given = [*text, *network, "dataset.batch_size=4", "logger=none", "device=cpu", f"runs={launcher.runs}"]
+    launcher.succeed(*given, "steps=4", "validate_every=2")
+    for run in (finished, launcher.only_run()):
+        result = read_result(run)
+        done = launcher.succeed(str(run), "--device", "cpu", program="eval.py")
+        printed = json.loads(done.stdout)
+        assert (printed["run"], printed["step"]) == (run.name, result["best_step"])
+        assert printed["parameters"] == result["parameters"]
+        figures = {key: value for key, value in result.items() if key.startswith(("validation_", "test_"))}
+        assert len(figures) == 2
+        assert {key: printed[key] for key in figures} == pytest.approx(figures, rel=1e-4)
+        assert all(key in done.stderr for key in printed)
+
+
+def test_mistakes(launcher, copied, assert_one_line, tmp_path):
+    def refuse(run, *words):
+        done = launcher.call(str(run), program="eval.py")
+        assert_one_line(done, *words, program="eval.py")
+        assert done.stdout == ""
+
+    refuse(tmp_path / "nothing", "There is no run", "nothing")
+    for name, content in (("run.json", "[]"), ("config.yaml", "[]")):
+        whole = (copied / name).read_text()
+        (copied / name).write_text(content)
+        refuse(copied, f"{copied}/{name}")
+        (copied / name).write_text(whole)
+
+    arrays = dict(np.load(launcher.images))
+    np.savez(tmp_path / "other.npz", **arrays | {"x_test": arrays["x_test"][::-1]})
+    config = (copied / "config.yaml").read_text()
+    (copied / "config.yaml").write_text(config.replace(str(launcher.images), str(tmp_path / "other.npz")))
+    refuse(copied, "not the one", str(copied))
+    (copied / "config.yaml").write_text(config.replace("depth: 10", "depth: 16"))
+    refuse(copied, "does not fit the network")
+
+    for name in ("best.pt", "best.previous.pt"):
+        (copied / name).unlink(missing_ok=True)
+    refuse(copied, "no best network")

@@ -1,0 +1,134 @@
+"""Image classification: its loss, its evaluation, and runs of networks whose weights are generated."""
+
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.models import resnet18
+
+from hypernets import HyperDNN, StaticHypernetwork, UserError, tileable_kernels
+from models.wide_resnet import WideResNet
+from training.optimizer import build_optimizer
+from training.run import read_result, read_rows
+from training.tasks.image_classification import ImageClassification
+
+SPLITS = ("train", "test")
+SGD = {"kind": "sgd", "momentum": 0.9}
+
+
+def images(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(4, 3, 8, 8, generator=generator), torch.randint(10, (4,), generator=generator)
+
+
+def classification(network=None, kernel_decay=0.0):
+    torch.manual_seed(0)
+    return ImageClassification(network or WideResNet(depth=10), kernel_decay)
+
+
+def hyper_wide_resnet():
+    torch.manual_seed(0)
+    hypernetwork = partial(StaticHypernetwork, embedding_size=4, projection_size=4)
+    return HyperDNN(WideResNet(depth=10), hypernetwork, tileable_kernels(3, (16, 16)))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("make_network", [partial(WideResNet, depth=10), hyper_wide_resnet])
+def test_evaluation_changes_nothing(assert_same, make_network, training):
+    task = classification(make_network()).train(training)
+    state = {name: tensor.clone() for name, tensor in task.state_dict().items()}
+    random_state, modes = torch.get_rng_state(), []
+    for module in task.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_hook(lambda norm, *_: modes.append(norm.training))
+    values = task.evaluate([images(0), images(1)])
+    assert not any(modes) and len(modes) > 2
+    assert all(module.training is training for module in task.modules())
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert_same(dict(task.state_dict()), state)
+    assert all(parameter.grad is None for parameter in task.parameters())
+    inputs, labels = (torch.cat(pair) for pair in zip(images(0), images(1), strict=True))
+    logits = task.eval().network(inputs)
+    assert values["loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
+    assert values["error"] == 100 * (logits.argmax(1) != labels).sum().item() / 8
+
+
+def test_penalty_is_weight_decay_of_the_kernels_only():
+    ours, theirs = classification(kernel_decay=0.1), classification()
+    kernels = [parameter for parameter in theirs.parameters() if parameter.dim() == 4]
+    others = [parameter for parameter in theirs.parameters() if parameter.dim() != 4]
+    groups = [{"params": kernels, "weight_decay": 0.1}, {"params": others}]
+    reference = torch.optim.SGD(groups, momentum=0.9, nesterov=True)
+    for task, optimizer in ((ours, build_optimizer(ours.parameters(), SGD)), (theirs, reference)):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.1
+        task(images(), None)[0].backward()
+        optimizer.step()
+    start = classification()
+    for (name, mine), expected, before in zip(
+        ours.named_parameters(), theirs.parameters(), start.parameters(), strict=True
+    ):
+        torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+        assert not torch.equal(mine, before), name
+
+
+def test_penalty_is_on_the_generated_kernels():
+    plain, decayed = classification(hyper_wide_resnet()), classification(hyper_wide_resnet(), kernel_decay=0.1)
+    losses = [task(images(), None)[0] for task in (plain, decayed)]
+    kernels = [decayed.network.main_network.stem.weight, *decayed.network.weights().values()]
+    assert len(kernels) == 7
+    penalty = 0.05 * sum(kernel.square().sum() for kernel in kernels)
+    torch.testing.assert_close(losses[1] - losses[0], penalty, rtol=1e-4, atol=1e-4)
+    with pytest.raises(UserError, match="kernel_decay is -1"):
+        classification(kernel_decay=-1)
+
+
+# Runs
+
+
+def test_static_hypernetwork_learns_the_bundled_sample(launcher):
+    """Ten classes; the error of a guess is 90 %."""
+    settings = ("dataset.path=cifar10_sample.npz", "dataset.batch_size=64", "steps=80", "precision=float32")
+    launcher.succeed(*launcher.new(*settings))
+    result = read_result(launcher.only_run())
+    assert result["settings"]["hypernet"]["kind"] == "static" and result["test_error"] < 82
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["precision=float32"],
+        ["precision=bf16"],
+        pytest.param(["compile=true", "precision=bf16"], marks=pytest.mark.slow),
+    ],
+    ids=" ".join,
+)
+def test_resnet18_with_generated_kernels_trains(launcher, settings):
+    batch = ["dataset.batch_size=64", "schedule=constant", "schedule.rate=0.0003"]  # nearly all images in each batch
+    main_net = ["main_net=torchvision", "hypernet=static", "logger=none", "device=cpu", f"runs={launcher.runs}"]
+    launcher.succeed(*main_net, f"dataset.path={launcher.images}", *batch, "steps=6", "log_every=1", *settings)
+    run = launcher.only_run()
+    losses = [row["train/loss"] for row in read_rows(run)]
+    assert all(map(math.isfinite, losses)) and losses[-1] < losses[0]
+    assert 0 < read_result(run)["parameters"] < sum(parameter.numel() for parameter in resnet18().parameters()) / 5
+    assert all(path.stat().st_size < 2_000_000 for path in (run / "pictures").iterdir())
+
+
+def test_compiled_network_trains_as_it_does_uncompiled(launcher, tmp_path):
+    arrays = {
+        f"x_{split}": np.random.default_rng(0).integers(256, size=(20, 28, 28), dtype=np.uint8) for split in SPLITS
+    }
+    np.savez(tmp_path / "grey.npz", **arrays, **{f"y_{split}": np.arange(20) % 2 for split in SPLITS})
+    network = ["main_net=mnist_convnet", "hypernet.filter_size=7", "hypernet.embedding_size=4", "precision=float32"]
+    budget = ["dataset.batch_size=9", "steps=3", "validate_every=2", "log_every=1", "logger=none", "device=cpu"]
+    for compiled in ("false", "true"):
+        place = [f"dataset.path={tmp_path}/grey.npz", f"runs={launcher.runs}", f"run=compile-{compiled}"]
+        launcher.succeed(*network, *budget, *place, f"compile={compiled}")
+    for row, compiled in zip(
+        *(read_rows(launcher.runs / f"compile-{each}") for each in ("false", "true")), strict=True
+    ):
+        assert compiled == pytest.approx(row, rel=1e-3)

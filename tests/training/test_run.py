@@ -1,0 +1,245 @@
+"""A run that is killed anywhere and goes on, by `-r` or by its name, is the run that was never interrupted."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hypernets import UserError
+from training.command_line import overrides_to_keep, place_of_runs, rewrite_resume, with_absolute_paths
+from training.run import Run, most_recent_run, path_of_run, read_facts, read_result, read_settings
+from training.settings import refuse_changes
+
+# Five steps are an epoch, so the run ends in its 20th; the three intervals have no common multiple within it.
+LONG = ("steps=100", "log_every=2", "validate_every=25", "checkpoint_every=7")
+
+
+def contents(run):
+    return {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+
+
+def go_on(run):
+    """What train.py does before it builds anything, and what a trainer does first."""
+    held = Run(run, read_settings(run), [])
+    try:
+        return held.newest_checkpoint(read_facts(run)["data"])
+    finally:
+        held.close()
+
+
+def test_killed_at_random_moments(launcher, tmp_path, make_launcher, assert_same_run):
+    uninterrupted = make_launcher(tmp_path / "uninterrupted")
+    uninterrupted.succeed(*uninterrupted.new(*LONG))
+
+    generator = random.Random(0)
+    arguments = launcher.new(*LONG, "run=mine")
+    for rows in (generator.randint(2, 12), generator.randint(25, 40)):
+        process = launcher.start(*arguments)  # the second time it goes on
+        launcher.wait_for_rows(process, rows)
+        time.sleep(generator.uniform(0, 0.03))
+        process.kill()
+        assert launcher.finish(process).returncode == -signal.SIGKILL
+    launcher.succeed("-r", f"runs={launcher.runs}")
+    assert_same_run(uninterrupted.only_run(), launcher.runs / "mine")
+    sessions = json.loads((launcher.runs / "mine" / "sessions.json").read_text())
+    assert len(sessions) == 3 and all(session["first_step"] > 0 for session in sessions[1:])
+
+
+@pytest.mark.parametrize("left", [["run.json", "config.yaml", "lock"], ["config.yaml", "lock"]])
+def test_killed_before_its_first_checkpoint_starts_again(launcher, finished, assert_same_run, left):
+    run = launcher.runs / "mine"
+    run.mkdir(parents=True)
+    for name in left:
+        shutil.copy(finished / name, run)
+    launcher.succeed(*launcher.new("steps=6", "log_every=1", "validate_every=3", "checkpoint_every=2", "run=mine"))
+    assert_same_run(finished, run)
+
+
+def test_named_run_goes_on_by_the_same_command(launcher, assert_one_line):
+    run, command = launcher.runs / "mine", launcher.new("run=mine", "steps=2", "seed=3")
+    launcher.succeed(*command)
+    before = contents(run)
+    assert f"{run} is finished, after 2 steps" in launcher.succeed(*command).stdout
+    assert_one_line(launcher.call(*command, "seed=4", "main_net.width=2"), "seed (was 3, now 4)", "main_net.width")
+    assert contents(run) == before
+    launcher.succeed(*command, "steps=3")
+    assert read_result(run)["steps"] == 3 and read_result(run)["name"] == "mine"
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".hidden", "''"])
+def test_name_that_is_none(launcher, assert_one_line, name):
+    assert_one_line(launcher.call(*launcher.new(f"run={name}")), name.strip("'"), "without a slash")
+    assert not launcher.runs.exists()
+
+
+def test_folder_of_somebody_else_is_no_run(launcher, assert_one_line):
+    (launcher.runs / "mine").mkdir(parents=True)
+    (launcher.runs / "mine" / "thesis.tex").write_text("all I have")
+    assert_one_line(launcher.call(*launcher.new("run=mine")), f"{launcher.runs}/mine is not empty", "another name")
+    assert contents(launcher.runs / "mine") == {"thesis.tex": b"all I have"}
+
+
+def test_run_without_a_name_gets_one_that_nobody_has(tmp_path, monkeypatch):
+    group = {"name": "it"}
+    settings = {"resume": None, "runs": str(tmp_path), "run": None, "seed": 1}
+    settings |= {"dataset": group, "main_net": group, "hypernet": group}
+    first = path_of_run(settings)
+    first.mkdir()
+    assert path_of_run(settings) != first and first.name.startswith("it-it-it-s1-")
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    for _ in range(2):  # the same one when the job is requeued
+        assert path_of_run(settings).name == "it-it-it-s1-job17"
+        path_of_run(settings).mkdir(exist_ok=True)
+
+
+def test_most_recent_run_is_the_one_started_or_resumed_last(launcher, copied):
+    older = shutil.copytree(copied, launcher.runs / "older")
+    (older / "lock").unlink()
+    os.utime(older / "run.json", (0, 0))
+    launcher.succeed(f"runs={launcher.runs}", "-r", "steps=7")
+    assert (read_result(copied)["steps"], read_result(older)["steps"]) == (7, 6)
+    os.utime(copied / "run.json", (1, 1))
+    launcher.succeed("--resume", str(older), "steps=8")
+    assert most_recent_run(launcher.runs) == older
+
+
+def test_more_steps_are_kept_and_so_is_the_earlier_result(launcher, copied):
+    earlier, rows = (copied / "result.json").read_bytes(), (copied / "metrics.jsonl").read_bytes()
+    overrides = read_facts(copied)["overrides"]
+    extended = ["steps=8", "validate_every=4"]
+    launcher.succeed("-r", str(copied), *extended)
+    assert (copied / "result-6-steps.json").read_bytes() == earlier
+    assert read_result(copied)["steps"] == 8
+    assert read_facts(copied)["overrides"] == overrides and read_facts(copied)["resumed_with"] == extended
+    assert (copied / "metrics.jsonl").read_bytes().startswith(rows)
+
+    done = launcher.succeed("-r", str(copied))  # does not say steps again
+    assert "is finished, after 8 steps" in done.stdout
+    launcher.succeed("-r", str(copied), "steps=10")
+    assert read_result(copied)["settings"]["validate_every"] == 4
+    assert {path.name for path in copied.glob("result*")} == {f"result{s}.json" for s in ("", "-6-steps", "-8-steps")}
+
+
+def test_finished_run_says_so_and_changes_nothing(launcher, copied):
+    before = contents(copied)
+    done = launcher.succeed("-r", str(copied))
+    assert done.stderr == "" and f"{copied} is finished, after 6 steps" in done.stdout
+    assert contents(copied) == before
+
+
+def test_killed_before_the_result_was_written(launcher, finished, unfinished, assert_same_run):
+    launcher.succeed("-r", str(unfinished))
+    assert_same_run(finished, unfinished)
+    assert read_result(unfinished)["sessions"] == read_result(finished)["sessions"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["main_net.width=2", "seed=1", "steps=9"], ["main_net.width (was 1, now 2)", "seed (was 0, now 1)"]),
+        (["gradient_clip=-1"], ["gradient_clip is -1"]),
+        (["schedule.peak=-1"], ["schedule.peak is -1"]),
+        (["logger=wandb_offline", "logger.mode=print"], ["'print'"]),
+        (["dataset.path=/nowhere/images.npz"], ["/nowhere/images.npz"]),
+        (["steps=5"], ["steps=6 or more"]),
+    ],
+)
+def test_refused_resume_changes_nothing_and_is_not_the_most_recent(
+    launcher, unfinished, assert_one_line, changes, words
+):
+    other = shutil.copytree(unfinished, launcher.runs / "other")
+    os.utime(unfinished / "run.json", (0, 0))
+    before = contents(unfinished)
+    assert_one_line(launcher.call("-r", str(unfinished), *changes), *words)
+    assert contents(unfinished) == before
+    assert most_recent_run(launcher.runs) == other
+
+
+def test_other_data_in_the_place_of_the_first_is_refused(launcher, copied, assert_one_line, tmp_path):
+    before = contents(copied)
+    arrays = dict(np.load(launcher.images))
+    moved, other = tmp_path / "moved.npz", tmp_path / "other.npz"
+    np.savez(moved, **arrays)
+    np.savez(other, **arrays | {"y_train": arrays["y_train"][::-1]})
+    done = launcher.call("-r", str(copied), "steps=7", f"dataset.path={other}")
+    assert_one_line(done, "not the one", str(copied), "dataset.path")
+    assert contents(copied) == before
+    launcher.succeed("-r", str(copied), "steps=7", f"dataset.path={moved}")
+
+
+def test_only_what_changes_the_run_is_compared():
+    earlier = {"seed": 0, "dataset": {"root": "a", "flip": True}, "optimizer": {"kind": "sgd", "momentum": 0.9}}
+    moved = {"seed": 0, "dataset": {"root": "b", "flip": True}, "optimizer": {"kind": "sgd", "momentum": 0.9}}
+    refuse_changes(earlier, moved, "it")
+    for changed, key in (
+        ({"dataset": {"root": "b"}}, "dataset.flip"),
+        ({"optimizer": {"kind": "adam"}}, "optimizer.kind"),
+        ({"optimizer": {"kind": "sgd", "momentum": 0.8}}, "optimizer.momentum"),  # a checkpoint brings its own
+        ({"a_setting_of_tomorrow": 1}, "a_setting_of_tomorrow"),
+    ):
+        with pytest.raises(UserError, match=key):
+            refuse_changes(earlier, moved | changed, "it")
+
+
+DAMAGES = [(name, content) for name in ("run.json", "result.json") for content in ("[1]", "3", "{}", "{", "", "\xff")]
+DAMAGES += [("sessions.json", content) for content in ("{}", "3", "[1]", '[{"seconds": "long"}]', "[", "\xff")]
+DAMAGES += [("config.yaml", content) for content in ("", "[1]", "3", "a: [", "\x00", "\xff")]
+DAMAGES += [("run.json", '{"id": 1, "overrides": [], "resumed_with": [], "data": ""}')]
+DAMAGES += [("run.json", '{"id": "", "overrides": [1], "resumed_with": [], "data": ""}')]
+DAMAGES += [("result.json", '{"steps": "all"}')]
+
+
+@pytest.mark.parametrize(("name", "content"), DAMAGES)
+def test_damaged_file_of_a_run_is_named(copied, name, content):
+    (copied / name).write_text(content, encoding="latin-1")
+    with pytest.raises(UserError, match=f"{copied}/{name} "):
+        go_on(copied)
+
+
+def test_mistake_in_what_to_resume_is_one_line(launcher, copied, assert_one_line, tmp_path):
+    assert_one_line(launcher.call("-r", f"runs={tmp_path}/none"), "no run to resume", f"{tmp_path}/none")
+    assert_one_line(launcher.call("-r", f"{tmp_path}"), "no run in", f"{tmp_path}")
+    for arguments in (["-r", "-m", "seed=0,1"], ["--multirun", "--resume"], ["-r", "-r"]):
+        assert_one_line(launcher.call(*arguments), "-r")
+    (copied / "run.json").write_text("[]")
+    assert_one_line(launcher.call("-r", str(copied)), f"{copied}/run.json")
+
+
+def test_folder_of_runs_as_hydra_reads_it():
+    assert place_of_runs(["seed=1"]) == Path("runs")
+    assert place_of_runs(["runs=elsewhere", r"runs='a b/it\'s'"]) == Path("a b/it's")
+
+
+def test_command_line_of_a_resume(tmp_path):
+    run = tmp_path / "it's one"
+    run.mkdir()
+    facts = {"id": "", "data": "", "overrides": ["seed=3", "steps=5", "+hydra.x=1"], "resumed_with": ["steps=6"]}
+    (run / "run.json").write_text(json.dumps(facts))
+    quoted = "resume='" + str(run).replace("'", "\\'") + "'"
+    assert rewrite_resume(["seed=1", "-m"]) == ["seed=1", "-m"]
+    for flag in (["-r", str(run)], [f"--resume={run}"]):
+        assert rewrite_resume(flag) == ["seed=3", "steps=6", "+hydra.x=1", quoted]
+    given = ["precision=bf16", "-r", str(run), "steps=7", "hydra.x=2"]
+    assert rewrite_resume(given) == ["seed=3", "steps=7", "hydra.x=2", "precision=bf16", quoted]
+    flags = ["-r", str(run), "--cfg", "job", "steps=7"]
+    assert rewrite_resume(flags) == ["seed=3", "steps=7", "+hydra.x=1", quoted, "--cfg", "job"]
+
+
+def test_paths_are_kept_as_they_are_meant_where_they_were_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "it's mine.npz").touch()
+    settings = with_absolute_paths({"runs": "here", "dataset": {"path": "it's mine.npz", "root": "~", "flip": True}})
+    assert settings["dataset"] == {"path": f"{tmp_path}/it's mine.npz", "root": str(Path.home()), "flip": True}
+    given = ['dataset.path="it\'s mine.npz"', "runs=here", "dataset.root='~'", "seed=1", "resume=x"]
+    path = str(tmp_path / "it's mine.npz").replace("'", "\\'")
+    kept = [f"dataset.path='{path}'", f"runs='{tmp_path}/here'", f"dataset.root='{Path.home()}'", "seed=1"]
+    assert overrides_to_keep(given, settings) == kept
+    bundled = with_absolute_paths({"runs": "here", "dataset": {"path": "cifar10_sample.npz", "root": None}})
+    assert bundled["dataset"] == {"path": "cifar10_sample.npz", "root": None}
