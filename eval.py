@@ -1,8 +1,8 @@
-"""Evaluate the network of a run that was best on validation, on its validation and test splits.
+"""Evaluate a run's best network (the one that was best on validation) on the validation and test splits.
 
     python eval.py runs/NAME [--device cpu]
 
-Prints the metrics and the parameter count as text on standard error and as one JSON object on standard output.
+Prints the metrics and the parameter count, as text to standard error and as one JSON object to standard output.
 """
 
 import argparse

@@ -5,8 +5,8 @@
     python train.py experiment=table2/hyper_wrn_40_1_30_epochs   # one scaled down to an hour or so on two cores
     python train.py experiment=shakespeare                       # a HyperLSTM, on bundled text
     python train.py main_net=torchvision main_net.model=resnet18 hypernet=static
-    python train.py run=NAME ...                                 # a run with a name: the same command goes on with it
-    python train.py -r [RUN] [OVERRIDES]                         # go on with RUN, or with the most recent run
+    python train.py run=NAME ...                                 # a run with a name: the same command resumes it
+    python train.py -r [RUN] [OVERRIDES]                         # resume RUN, or the most recent run
     python train.py -m hypernet=none,static seed=0,1,2           # a sweep
     torchrun --nproc_per_node=2 train.py                         # data parallel, same global batch
 
@@ -15,7 +15,6 @@ Everything that a run leaves behind is in runs/NAME/, see training/run.py.
 
 import shlex
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 import hydra
@@ -24,50 +23,42 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from hypernets import UserError
-from training import provenance
-from training.command_line import (
-    one_line_errors,
-    overrides_to_keep,
-    resolve_printed,
-    rewrite_resume,
-    with_absolute_paths,
-)
+from training import command_line, provenance
 from training.distributed import start_processes
 from training.logger import NoLogger, check_logger, open_logger
 from training.loop import Budget, Trainer
 from training.optimizer import build_optimizer
 from training.precision import resolve_precision
-from training.run import Run, path_of_run
+from training.run import Run, path_of_run, read_rows, read_sessions
 from training.schedule import build_schedule
 from training.settings import INTERVALS, check_settings
 from training.signals import Interrupted
 from training.tasks import build_task
 
+PLACES = ("runs", "resume", "dataset.root")  # on the user's machine; they stay out of the command in a record
+
 
 def train(settings: dict[str, Any], overrides: list[str], experiment: str | None) -> None:
-    """Run one training from its settings to its result.
-
-    Args:
-        settings: the composed configuration as plain values.
-        overrides: the command line that led to it, for a later resume.
-        experiment: the name of its experiment, for the result.
-    """
+    """Train one run to its result, from its settings and the overrides that led to them."""
     check_settings(settings)
     check_logger(settings)
-    settings = with_absolute_paths(settings)
+    settings = command_line.with_absolute_paths(settings)
     processes = start_processes(settings["device"])
     precision = resolve_precision(settings["precision"], processes.device)
     learning_rate = build_schedule(settings["schedule"], settings["steps"])
 
-    run = Run(path_of_run(settings), settings, overrides_to_keep(overrides, settings)) if processes.is_first else None
+    run = None
+    if processes.is_first:
+        run = Run(path_of_run(settings), settings, command_line.overrides_to_keep(overrides, settings))
     if processes.broadcast(run is not None and run.steps_done >= settings["steps"]):
         if run is not None:
             print(f"{run.path} is finished, after {run.steps_done} steps; go on with -r {run.path} steps=N.")
             run.close()
         return
+    shown = (each for each in overrides if command_line.key_of_override(each) not in PLACES)
     facts = {
         "experiment": experiment,
-        "command": " ".join(["python", "train.py", *overrides]),
+        "command": " ".join(["python", "train.py", *shown]),
         "commit": provenance.commit(),
         "versions": provenance.versions(),
         "hardware": provenance.hardware(processes.device, processes.world_size),
@@ -89,7 +80,7 @@ def train(settings: dict[str, Any], overrides: list[str], experiment: str | None
             processes=processes,
             directory=run,
             session=facts,
-            open_logger=lambda: NoLogger() if run is None else open_logger(settings, run.path, run.rows()),
+            open_logger=lambda: NoLogger() if run is None else open_logger(settings, run.path, read_rows(run.path)),
         )
         trainer.begin()
         try:
@@ -108,14 +99,12 @@ def train(settings: dict[str, Any], overrides: list[str], experiment: str | None
             run.close()
 
 
-def record_result(
-    trainer: Trainer, test: Mapping[str, float], settings: Mapping[str, Any], facts: Mapping[str, Any]
-) -> None:
+def record_result(trainer: Trainer, test: dict[str, float], settings: dict[str, Any], facts: dict[str, Any]) -> None:
     """Write the result of a finished run, log its summary and print it."""
     if not trainer.processes.is_first:
         return
     metric, run, best = trainer.task.metric, trainer.directory, trainer.state.best
-    sessions = run.sessions()
+    sessions = read_sessions(run.path)
     summary = {
         f"validation_{metric.key}": best[metric.key],
         f"test_{metric.key}": test[metric.key],
@@ -147,7 +136,7 @@ def launch(config: DictConfig) -> None:
     """Train with the configuration that Hydra composed."""
     overrides = list(HydraConfig.get().overrides.task)
     try:
-        with one_line_errors("train.py"):
+        with command_line.one_line_errors("train.py"):
             settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
             train(settings, overrides, HydraConfig.get().runtime.choices.get("experiment"))
     except Interrupted as interruption:
@@ -162,6 +151,6 @@ def launch(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors("train.py"):
-        sys.argv[1:] = resolve_printed(rewrite_resume(sys.argv[1:]))
+    with command_line.one_line_errors("train.py"):
+        sys.argv[1:] = command_line.resolve_printed(command_line.rewrite_resume(sys.argv[1:]))
         launch()

@@ -17,8 +17,6 @@ from training import provenance
 from training.distributed import start_processes
 
 RECORD = Path(__file__).resolve().parent.parent / "results" / "performance.json"
-
-
 PARTS = {
     "recurrent": recurrent.measure,
     "images": images.measure,

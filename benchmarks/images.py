@@ -1,6 +1,5 @@
-"""What the static hypernetwork costs beside the plain network, and how fast the input pipeline is."""
+"""What the static hypernetwork costs beside the plain network."""
 
-import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.timing import alternate, timed
+from benchmarks.timing import alternate
 from data.build import build_images
 from data.images import ImageBatches
 from hypernets import HyperDNN, StaticHypernetwork, tileable_kernels
@@ -30,7 +29,6 @@ def measure(rounds: int, device: torch.device) -> dict[str, Any]:
             f"WRN-40-{width}": hyper_against_plain(width, batches, 3 * rounds, device) for width in (1, 2)
         },
         "settings": precision_and_compilation(batches, rounds, device),
-        "pipeline_images_per_second": pipeline_images_per_second(batches, device),
     }
 
 
@@ -80,7 +78,7 @@ def hyper_against_plain(width: int, batches: ImageBatches, rounds: int, device: 
     measured, precision = {}, resolve_precision("auto", device)
     for what, make in (("training", training_step), ("inference", inference_pass)):
         works = {name: make(build_task(name, width, device), batches, precision) for name in ("plain", "hyper")}
-        measured[what] = alternate(works, rounds, device, warm_up=2)
+        measured[what] = alternate(works, rounds, device)
     return measured
 
 
@@ -92,14 +90,7 @@ def precision_and_compilation(batches: ImageBatches, rounds: int, device: torch.
         name: training_step(task, batches, torch.float32 if name.endswith("float32") else torch.bfloat16)
         for name, task in tasks.items()
     }
-    return alternate(steps, rounds, device, warm_up=2)
-
-
-def pipeline_images_per_second(batches: ImageBatches, device: torch.device, steps: int = 100) -> float:
-    """Images per second of cropping, flipping and normalising: the median of nine stretches of steps."""
-    stretches = [range(first, first + steps) for first in range(0, 10 * steps, steps)]
-    seconds = [timed(lambda: [batches.batch(step) for step in stretch], device) for stretch in stretches]  # noqa: B023
-    return steps * BATCH_SIZE / statistics.median(seconds[1:])
+    return alternate(steps, rounds, device)
 
 
 def operations(widths: Sequence[int], device: torch.device) -> dict[str, dict[str, float]]:

@@ -3,39 +3,36 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
-
-def timed(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds that a piece of work takes, with what it left to a GPU."""
-    start = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+WARM_UP = 2  # turns that do not count
 
 
 def alternate(
-    contenders: Mapping[str, Callable[[], object]], rounds: int, device: torch.device, warm_up: int = 1
-) -> dict[str, dict[str, float]]:
+    contenders: Mapping[Any, Callable[[], object]], rounds: int, device: torch.device
+) -> dict[Any, dict[str, float]]:
     """Let the contenders take turns in one process.
 
     Returns:
         For each name the median "seconds", and as "ratio" the median over the turns of its time divided by that of
-        the first contender in the same turn. The turns of the warm-up do not count.
+        the first contender in the same turn.
     """
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for turn in range(rounds + warm_up):
+    times: dict[Any, list[float]] = {name: [] for name in contenders}
+    for _ in range(WARM_UP + rounds):
         for name, work in contenders.items():
-            seconds = timed(work, device)
-            if turn >= warm_up:
-                times[name].append(seconds)
-    first = next(iter(times.values()))
+            start = time.perf_counter()
+            work()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            times[name].append(time.perf_counter() - start)
+    counted = {name: seconds[WARM_UP:] for name, seconds in times.items()}
+    first = next(iter(counted.values()))
     return {
         name: {
             "seconds": statistics.median(values),
             "ratio": statistics.median(value / base for value, base in zip(values, first, strict=True)),
         }
-        for name, values in times.items()
+        for name, values in counted.items()
     }

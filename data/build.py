@@ -21,13 +21,26 @@ from data.text import EvaluationStreams, TextSplits, TrainingStreams
 from data.text_sources import TextArrays, ptb_char, text
 from hypernets.errors import UserError, call_with_settings, require_whole
 
-IMAGE_SETS: dict[str, Callable[..., ImageArrays]] = {"cifar10": cifar10, "mnist": mnist, "arrays": arrays}
-TEXTS: dict[str, Callable[..., TextArrays]] = {"ptb_char": ptb_char, "enwik8": enwik8, "text": text}
+IMAGE_SETS: dict[str, Callable[..., ImageArrays]] = {
+    "cifar10": cifar10,
+    "mnist": mnist,
+    "arrays": arrays,
+}
+TEXTS: dict[str, Callable[..., TextArrays]] = {
+    "ptb_char": ptb_char,
+    "enwik8": enwik8,
+    "text": text,
+}
 
 # The settings that all kinds share, with their defaults; batch_size and sequence_length have none.
 IMAGE_SETTINGS = {"batch_size": None, "padding": 0, "flip": False, "validation_size": None, "split_seed": None}
-TEXT_SETTINGS = {"batch_size": None, "sequence_length": None, "validation_streams": 1, "test_streams": 1}
-TEXT_SETTINGS["warm_up"] = 1000
+TEXT_SETTINGS = {
+    "batch_size": None,
+    "sequence_length": None,
+    "validation_streams": 1,
+    "test_streams": 1,
+    "warm_up": 1000,
+}
 
 
 def build_images(
@@ -36,7 +49,7 @@ def build_images(
     """Load a data set and hold its splits on `device`, normalised by the statistics of the training split.
 
     The settings, by name:
-        kind: a key of `IMAGE_SETS`, whose own settings are here too.
+        kind: a key of `IMAGE_SETS`; its function's own settings are here too.
         root: the folder of the public data sets; None for the project's data/cache.
         batch_size, padding, flip: see `ImageBatches`; padding and flip augment only the training split.
         validation_size, split_seed: how many training images are held out, and which (see `draw_validation`);
@@ -69,8 +82,7 @@ def build_text(settings: Mapping[str, Any], *, device: torch.device | str, rank:
     """Load a text and hold its splits on `device`.
 
     The settings, by name:
-        kind: a key of `TEXTS`, whose own settings are here too.
-        root: the folder of the public data sets; None for the project's data/cache.
+        kind, root: as for `build_images`, with `TEXTS`.
         batch_size, sequence_length: see `TrainingStreams`.
         validation_streams, test_streams, warm_up: see `EvaluationStreams`.
     """
@@ -138,7 +150,7 @@ def _divide(loaded: ImageArrays, validation_size: int | None, split_seed: int | 
 
 
 def _digest(loaded: ImageArrays | TextArrays) -> str:
-    """SHA-256 of all that a data set holds."""
+    """SHA-256 of everything that a data set holds."""
     digest = hashlib.sha256()
     for field in dataclasses.fields(loaded):
         value = getattr(loaded, field.name)

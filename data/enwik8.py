@@ -24,11 +24,11 @@ FAULTS = (ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib
 
 
 def enwik8(root: Path, first_bytes: int | None = None) -> TextArrays:
-    """The bytes of enwik8, split 90/5/5 million, or the first so many of them, split in the same proportion.
+    """The bytes of enwik8, split 90/5/5 million, or the first `first_bytes`, split in the same proportion.
 
-    Read from `enwik8`, or from it in `enwik8.zip`, in root/text or root; downloaded to root/text if neither is there.
-    For the first 4,154,399 bytes a file `enwik8_prefix` serves as well. The vocabulary is that of the bytes used; the
-    whole file has 205 different ones.
+    Read from `enwik8` or `enwik8.zip` in root/text or root; downloaded to root/text if neither is there. A file
+    `enwik8_prefix` will do for the first 4,154,399 bytes. The vocabulary has the bytes that are used; the whole file
+    has 205 distinct ones.
     """
     if first_bytes is not None:
         require_whole("first_bytes", first_bytes, least=40)  # so that each split has two

@@ -1,4 +1,4 @@
-"""The files of data sets: where they are looked for, and what is checked before they are read."""
+"""Finds the files of data sets, and checks them before they are read."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ BUNDLED = Path(__file__).resolve().parent  # the sample and the text that come w
 def locate(root: Path, path: str | Path | None, expected: str) -> Path:
     """Find the file `path`: as given or, if it is relative, in `root` or among the bundled files.
 
-    If there is none, the UserError says to set dataset.path to what is `expected`.
+    If there is no such file, the UserError says to set dataset.path to what is `expected`.
     """
     if path is None:
         raise UserError(f"dataset.path is not set; set it to {expected}.")

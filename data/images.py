@@ -1,7 +1,7 @@
 """Images: whole splits in memory, batches that are pure functions of (seed, step).
 
-Nothing here has state that a checkpoint would have to hold. Shuffling, cropping and flipping derive from
-generators seeded by (seed, epoch) or (seed, step), on the CPU, so the same batch comes out on every device.
+Nothing here has state that a checkpoint would have to hold. Shuffling, cropping and flipping use CPU generators
+seeded by (seed, epoch) or (seed, step), so every device gets the same batch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -164,9 +164,9 @@ class ImageBatches:
         return torch.stack((examples, *corners, flips))[:, self._rank * share : (self._rank + 1) * share]
 
     def evaluation_batches(self, batch_size: int = 500) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """This rank's share of the split, once and in order, neither cropped nor flipped, normalised.
+        """This rank's share of the split, once and in order, normalised but neither cropped nor flipped.
 
-        Batches are as those of `batch`, with B = `batch_size` on this rank; the last may be smaller. Shares are
+        Batches are like those of `batch`, with B = `batch_size` on this rank; the last may be smaller. Shares are
         contiguous and differ by at most one example; together they are the whole split. Ranks can therefore differ by
         one in their number of batches: reduce over ranks after the loop, not within it.
         """
@@ -192,7 +192,7 @@ class ImageBatches:
 
 @dataclass(frozen=True)
 class ImageSplits:
-    """The splits of one data set; only that for training has training batches and augmentation."""
+    """The splits of one data set; only the training split has training batches and augmentation."""
 
     train: ImageBatches
     validation: ImageBatches

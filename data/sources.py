@@ -129,10 +129,8 @@ def arrays(root: Path, path: str | Path | None = None) -> ImageArrays:
                 "different ones, but they must be 0, 1, ..., K - 1 for a K of at least 2, all of them in y_train; "
                 "renumber them."
             )
-    return ImageArrays(
-        *(images["train"], labels["train"], images["test"], labels["test"], num_classes),
-        *(images.get("validation"), labels.get("validation")),
-    )
+    arrays_of = {split: (images[split], labels[split]) for split in splits}
+    return ImageArrays(*arrays_of["train"], *arrays_of["test"], num_classes, *arrays_of.get("validation", ()))
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:

@@ -19,21 +19,18 @@ IGNORED = -100  # a target that is not counted: the one that PyTorch's cross-ent
 
 
 class Window(NamedTuple):
-    """The next T characters of each of B streams.
-
-    The streams begin here, so that the state is zero, or go on where the window before ended.
-    """
+    """The next T characters of each of B streams."""
 
     inputs: Tensor  # ids, int64 [T, B]
     targets: Tensor  # the ids that follow them, int64 [T, B]; `IGNORED` where a prediction is not counted
-    is_first: bool
+    is_first: bool  # the streams begin here, so that the state is zero; otherwise they go on from the window before
 
 
 class TrainingStreams:
     """A training text, cut into parallel streams of equal length that are read side by side (sections 4.3, 4.4).
 
     There is no shuffling: an epoch is one pass over the streams, each from its beginning. The ranks take contiguous
-    shares of the streams. What is left over at the end of the text, and of each stream, is not used.
+    shares of the streams. Leftover characters at the end of the text, and of each stream, are not used.
 
     Args:
         ids: integers [N], below the size of the vocabulary.
@@ -85,18 +82,18 @@ class TrainingStreams:
 
 
 class EvaluationStreams:
-    """A text to be evaluated: one pass that predicts every character but the first exactly once.
+    """A text to be evaluated: one pass that predicts every character except the first exactly once.
 
-    With one stream the state is carried over the whole text, which is how the paper evaluates. With more the text is
-    cut into parts that are read side by side, and each but the first begins by reading the `warm_up` characters before
-    its own, whose predictions are not counted: its state is then nearly that of the single pass, at a fraction of the
+    With one stream, the state is carried over the whole text, which is how the paper evaluates. With more, the text is
+    cut into parts that are read side by side. Each except the first begins by reading the `warm_up` characters before
+    its own, whose predictions are not counted: its state is then nearly that of the single pass, in a fraction of the
     time. The ranks take contiguous shares of the streams; a share may be empty.
 
     Args:
         ids: integers [N], at least two.
         streams: number of streams; fewer are used where their own parts would be shorter than the warm-up.
-        warm_up: characters that each stream but the first reads before its own.
-        window: T, which changes nothing but the memory that a pass takes.
+        warm_up: characters that each stream except the first reads before its own.
+        window: T; it changes only how much memory a pass takes.
         device, rank, world_size: as for `TrainingStreams`.
     """
 

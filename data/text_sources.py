@@ -1,8 +1,8 @@
 """Where text comes from: character-level Penn Treebank, or any file; enwik8 has a file of its own.
 
 A text becomes ids into a vocabulary, a string of its distinct characters in the order of their code points. A byte
-that is not ASCII stands in it as the character that Python's "surrogateescape" gives it, so that one string serves
-texts of characters and of bytes; `spelled` and `readable` go between it and text.
+that is not ASCII appears in it as the character that Python's "surrogateescape" gives it, so one string serves texts
+of characters and of bytes; `spelled` and `readable` convert between the two.
 """
 
 from dataclasses import dataclass
@@ -34,8 +34,8 @@ def ptb_char(root: Path) -> TextArrays:
     """Character-level Penn Treebank (Mikolov et al. 2012; section 4.3), made from the word-level files in root/ptb.
 
     A line is stripped of the spaces around it and ends in one end-of-line symbol; the spaces between words are
-    characters. That is 5,017,482, 393,042 and 442,423 characters, of 50 different ones. Nothing is downloaded, since
-    Penn Treebank is licensed by the LDC.
+    characters. That gives 5,017,482, 393,042 and 442,423 characters, of which 50 are distinct. Nothing is downloaded,
+    since Penn Treebank is licensed by the LDC.
     """
     folder = root / "ptb"
     paths = {split: folder / f"ptb.{split}.txt" for split in PTB_MD5}
@@ -60,10 +60,10 @@ def text(
     validation_fraction: float = 0.05,
     test_fraction: float = 0.05,
 ) -> TextArrays:
-    """Any text file (see `locate`): its first part for training, then that for validation, then that for the test.
+    """Any text file (see `locate`): the first part is for training, the next for validation, the last for the test.
 
-    The vocabulary is that of the whole file. The symbols are the bytes of the file, or the characters that it encodes
-    in UTF-8, without a byte-order mark at the beginning. The fractions are of the symbols.
+    The vocabulary is that of the whole file. With `bytes` the symbols are the bytes of the file, otherwise the
+    characters that it encodes in UTF-8, without a byte-order mark at the start. The fractions count symbols.
     """
     if not isinstance(bytes, bool):
         raise UserError(f"bytes is {bytes!r}; it must be true or false.")
@@ -97,7 +97,7 @@ def text(
 def encode(text: str, vocabulary: str, name: str = "the text") -> np.ndarray:
     """The ids of a text's characters: uint8 [N] for a vocabulary of up to 256 characters, otherwise int32.
 
-    For a character that is not in the vocabulary the UserError says where in `name` it is.
+    For a character that is not in the vocabulary, the UserError says where in `name` it is.
     """
     known, points = _code_points(vocabulary), _code_points(text)
     ids = np.searchsorted(known, points).clip(max=len(known) - 1)
@@ -120,7 +120,7 @@ def byte_ids(content: bytes) -> tuple[np.ndarray, str]:
 
 
 def spelled(text: str, vocabulary: str) -> str:
-    """A text as a vocabulary spells it: with bytes as surrogates where those of the vocabulary do so."""
+    """A text in the characters of a vocabulary, with bytes as surrogates if the vocabulary has those."""
     if any("\udc80" <= character <= "\udcff" for character in vocabulary):
         return text.encode("utf-8").decode("ascii", "surrogateescape")
     return text

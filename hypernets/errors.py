@@ -1,4 +1,4 @@
-"""Mistakes of a user: one clear sentence that names the value, what was expected and what to do."""
+"""A user's mistakes: one clear sentence that names the value, what was expected and what to do."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class UserError(ValueError):
-    """A mistake that a user can put right; the programs print its message as one line, without a traceback."""
+    """A mistake that the user can fix; the programs print its message as one line, without a traceback."""
 
 
 def require_whole(name: str, value: Any, least: int = 1) -> None:
@@ -41,14 +41,13 @@ def call_with_settings(function: Callable, group: str, settings: Mapping[str, An
     """
     parameters = list(signature(function).parameters.values())[len(arguments) :]
     known = [parameter.name for parameter in parameters]
-    required = [parameter.name for parameter in parameters if parameter.default is parameter.empty]
     for name in settings:
         if name not in known:
             raise UserError(
                 f"Nothing reads the setting {group}.{name} here, only {', '.join(known) or 'those of all kinds'}; "
                 f"take it away with ~{group}.{name}, or choose another {group}."
             )
-    for name in required:
-        if name not in settings:
+    for name, parameter in zip(known, parameters, strict=True):
+        if parameter.default is parameter.empty and name not in settings:
             raise UserError(f"The setting {group}.{name} is missing; give it in the configuration file of {group}.")
     return function(*arguments, **settings)

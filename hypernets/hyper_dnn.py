@@ -1,4 +1,4 @@
-"""Any network whose weights a hypernetwork generates."""
+"""Any network, with weights that a hypernetwork generates."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,10 +15,10 @@ class HyperDNN(nn.Module):
         network = HyperDNN(resnet18(num_classes=10), StaticHypernetwork, choose=tileable_kernels(3))
         logits = network(images)  # trains like any other module
 
-    The main network is a plain module that knows nothing of the hypernetwork. Its chosen parameters are removed; in
-    each forward pass the hypernetwork generates them once, at the top, and they are put in place for the duration of
-    the call. All else (other parameters, buffers such as the statistics of batch norm) stays in the main network and
-    is learned as ever.
+    The main network is a plain module that knows nothing about the hypernetwork. Its chosen parameters are removed. In
+    each forward pass the hypernetwork first generates all of them once, and they stay in place for the duration of the
+    call. Everything else (other parameters, buffers such as the statistics of batch norm) stays in the main network
+    and is learned as usual.
 
     Args:
         main_network: the network; its chosen parameters are removed in place.
@@ -72,8 +72,8 @@ class HyperDNN(nn.Module):
     def forward_with(self, weights: Mapping[str, Tensor], *inputs: Any, **keywords: Any) -> Any:
         """Call the main network with these weights, as `weights()` returned them.
 
-        For a loss that needs the weights too, such as a penalty on them: they are then generated only once. A weight of
-        another shape than the parameter that it stands for is a ValueError.
+        For a loss that needs the weights too, such as a penalty on them: they are then generated only once. A weight
+        whose shape differs from that of the parameter it replaces raises ValueError.
         """
         for name, shape in self.shapes.items():
             if weights[name].shape != shape:  # one that broadcasts would be taken without a word

@@ -22,8 +22,8 @@ def tileable_kernels(
 ) -> Callable[[str, Tensor], bool]:
     """Choose the convolution kernels that a `StaticHypernetwork` can generate, for the argument of `HyperDNN`.
 
-    These have filters of one size (height and width) and channels that those of the basic kernel, (N_in, N_out),
-    divide. In most networks that leaves out the stem, which reads three channels, and 1x1 shortcuts.
+    These have filters of the given size (height and width), and their channels are multiples of those of the basic
+    kernel, (N_in, N_out). In most networks that leaves out the stem, which reads three channels, and 1x1 shortcuts.
     """
     size = (filter_size, filter_size) if isinstance(filter_size, int) else tuple(filter_size)
     n_in, n_out = basic_channels
@@ -49,14 +49,14 @@ class StaticHypernetwork(nn.Module):
     each with an embedding of its own (Eq. 3). The projections are shared by every kernel of every layer, so a few
     matrix products generate all kernels, however deep the main network is.
 
-    In evaluation mode without gradients the kernels are generated once and kept until a parameter changes, since the
-    embeddings are constants then (section 3.1); inference costs what it costs with learned kernels.
+    In evaluation mode without gradients, the kernels are generated once and kept until a parameter changes, since the
+    embeddings are then constant (section 3.1). Inference costs no more than with learned kernels.
 
     Initialisation. The kernels start with the variance 2 / fan-in of He et al. for every layer, although layers of
     different widths share one generator. Both projections are semi-orthogonal matrices scaled to preserve the mean
     square of a vector's entries, and the biases are zero: with W the N_in d x N_z matrix that stacks all W_i,
     W^T W = (N_in d / N_z) I, so mean(a^2) = mean(z^2), and likewise W_out^T W_out = (N_out f^2 / d) I, so
-    mean(K^2) = mean(z^2). The width of a layer then enters through its embeddings alone: each z is drawn on the
+    mean(K^2) = mean(z^2). The width of a layer then enters only through its embeddings: each z is drawn on the
     sphere where mean(z^2) = 2 / (c_in f^2). The equality is exact for each basic kernel where both matrices have at
     least as many rows as columns, as in all the paper's settings; otherwise it holds in expectation.
 
@@ -165,7 +165,7 @@ class StaticHypernetwork(nn.Module):
 
 
 def _filter_size(shapes: Mapping[str, tuple[int, ...]], n_in: int, n_out: int) -> tuple[int, int]:
-    """The height and width that all filters share, once every kernel is known to fit."""
+    """Check that every kernel fits; return the height and width that all filters share."""
     if not shapes:
         raise UserError("A static hypernetwork needs at least one kernel to generate; it got none.")
     first = next(iter(shapes))

@@ -19,10 +19,10 @@ class CharacterModel(nn.Module):
     """Predicts each character of a text from those before it.
 
     The symbols have no learned embedding: the layer reads one-hot vectors, as the printed parameter counts require.
-    They reach it as token ids, except where input dropout scales them. Dropout of a one-hot vector leaves nothing of
-    the symbol or all of it, divided by the probability of keeping it.
+    They reach it as token ids, except where input dropout scales them. Dropout either removes a one-hot vector or keeps
+    it, divided by the probability of keeping it.
 
-    The vocabulary is part of the state, so that a saved model can be sampled from without its data set.
+    The vocabulary is part of the state, so that you can sample from a saved model without its data set.
 
     Args:
         make_recurrent_layer: makes the layer from its input size; it reads token ids [T, B] as well as vectors
@@ -57,14 +57,9 @@ class CharacterModel(nn.Module):
         return _characters(self.code_points)
 
     def forward(self, ids: Tensor, state: tuple[Tensor, ...] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Predict the characters that follow.
+        """Return the logits [T, B, vocabulary] of the characters that follow the ids [T, B], and the new state.
 
-        Args:
-            ids: integers [T, B].
-            state: of the recurrent layer before the first of them; zero if not given.
-
-        Returns:
-            Logits [T, B, vocabulary], and the state of the recurrent layer after the last character.
+        The state is that of the recurrent layer, before the first id (zero if not given) and after the last.
         """
         output, state = self.recurrent_layer(self._dropped(ids), state)
         return self.output(F.dropout(output, self.output_dropout, self.training)), state

@@ -10,35 +10,28 @@ from hypernets import HyperDNN, StaticHypernetwork, UserError, tileable_kernels
 from hypernets.errors import call_with_settings
 
 
-def build_none(main_network: nn.Module) -> nn.Module:
-    """Leave the main network as it is: its weights are learned."""
-    return main_network
-
-
 def build_static(
     main_network: nn.Module, filter_size: int, basic_channels: list[int], embedding_size: int, projection_size: int
 ) -> HyperDNN:
     """Generate all kernels with filters of one size by the paper's two-layer projection (section 3.1)."""
     if not isinstance(basic_channels, list) or len(basic_channels) != 2:
         raise UserError(f"hypernet.basic_channels is {basic_channels!r}; it must be [N_in, N_out], such as [16,16].")
-    sizes = {"embedding_size": embedding_size, "projection_size": projection_size}
-    hypernetwork = partial(StaticHypernetwork, basic_channels=tuple(basic_channels), **sizes)
-    return HyperDNN(main_network, hypernetwork, tileable_kernels(filter_size, tuple(basic_channels)))
+    channels = tuple(basic_channels)
+    hypernetwork = partial(StaticHypernetwork, embedding_size=embedding_size, projection_size=projection_size)
+    hypernetwork = partial(hypernetwork, basic_channels=channels)
+    return HyperDNN(main_network, hypernetwork, tileable_kernels(filter_size, channels))
 
 
 HYPERNETWORKS = {
-    "none": build_none,
+    "none": lambda main_network: main_network,  # its weights are learned
     "static": build_static,
 }
 
 
 def generate_weights(main_network: nn.Module, hypernet: Mapping[str, Any]) -> nn.Module:
     """Let the hypernetwork of the configuration group `hypernet` generate the weights of a main network."""
-    kind = hypernet["kind"]
+    kind, choices = hypernet["kind"], " or hypernet=".join(HYPERNETWORKS)
     if kind not in HYPERNETWORKS:
-        raise UserError(
-            f"The hypernetwork {kind!r} does not fit this main network; choose hypernet="
-            f"{' or hypernet='.join(HYPERNETWORKS)}."
-        )
+        raise UserError(f"The hypernetwork {kind!r} does not fit this main network; choose hypernet={choices}.")
     settings = {key: value for key, value in hypernet.items() if key not in ("kind", "name")}
     return call_with_settings(HYPERNETWORKS[kind], "hypernet", settings, main_network)

@@ -13,7 +13,7 @@ def build(image_shape: tuple[int, int, int], num_classes: int, model: str, small
     """Build a torchvision classifier for images (C, H, W).
 
     Args:
-        image_shape, num_classes: of the data set.
+        image_shape, num_classes: from the data set.
         model: its name, such as "resnet18" or "mobilenet_v3_small"; `torchvision.models.list_models()` has them.
         small_images: for a ResNet or one of its relatives on images of about 32x32: the stem, a 7x7 convolution of
             stride 2 and a max pooling that together divide height and width by four, becomes a 3x3 convolution of
@@ -26,8 +26,7 @@ def build(image_shape: tuple[int, int, int], num_classes: int, model: str, small
     if small_images:
         if not (hasattr(network, "conv1") and hasattr(network, "maxpool")):
             raise UserError(f"{model} has no ResNet's stem to replace; set main_net.small_images=false.")
-        channels = network.conv1.out_channels
-        network.conv1 = nn.Conv2d(image_shape[0], channels, kernel_size=3, padding=1, bias=False)
+        network.conv1 = nn.Conv2d(image_shape[0], network.conv1.out_channels, kernel_size=3, padding=1, bias=False)
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does
         network.maxpool = nn.Identity()
     elif image_shape[0] != 3:

@@ -45,7 +45,7 @@ class WideResNet(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-activation residual block: twice batch norm, ReLU and a 3x3 convolution.
+    """A pre-activation residual block: batch norm, ReLU and a 3x3 convolution, all twice.
 
     The shortcut has no parameters: spatial subsampling by the stride, and zeros for the channels that are new.
     """
@@ -70,7 +70,7 @@ class Block(nn.Module):
 
 
 def convolution(c_in: int, c_out: int, stride: int = 1) -> nn.Conv2d:
-    """A 3x3 convolution that starts as He et al. have it: normal, variance 2 / fan-in, bias zero."""
+    """A 3x3 convolution, initialised as by He et al.: normal with variance 2 / fan-in, bias zero."""
     layer = nn.Conv2d(c_in, c_out, kernel_size=3, stride=stride, padding=1)
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     nn.init.zeros_(layer.bias)

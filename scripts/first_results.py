@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.records import METRICS
+from scripts.record_result import METRICS
 from scripts.train_command import run_training
 from training.command_line import one_line_errors, place_of_runs
 from training.run import RESULT, read_result

@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import report
+from benchmarks.report import markdown_table
 from hypernets import UserError
 from scripts.paper_tables import ROWS, TABLES, Row
-from scripts.plot_curves import Curve, draw
-from scripts.records import Record, by_setting, metric_of, peak_rate, read_records, row_of
+from scripts.plot import Curve, draw_curves, save_figure
+from scripts.record_result import Record, by_setting, metric_of, peak_rate, read_records, row_of
 from scripts.train_command import PROJECT
 from training.command_line import one_line_errors
 from training.json_files import read_json
@@ -30,12 +31,6 @@ SUMMARY = (  # the rows in README.md
     *("table3/lstm_1000", "table3/layer_norm_hyperlstm_1000", "table4/lstm_1800", "table4/layer_norm_hyperlstm_1800"),
     *("table7/mnist_convnet", "table7/hyper_mnist_convnet"),
 )
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """The lines of a table, its first `left` columns aligned to the left."""
-    rule = ["---"] * left + ["---:"] * (len(head) - left)
-    return [f"| {' | '.join(cells)} |" for cells in (head, rule, *rows)]
 
 
 def rows_of(table: str, records: Sequence[Record]) -> list[tuple[Row, list[list[Record]]]]:
@@ -97,17 +92,18 @@ def run_line(record: Record) -> str:
 
 def tuning_lines(table: str, tried: Sequence[Record]) -> list[str]:
     """Runs with several peak rates, and what they reached on validation."""
-    cells = []
-    for record in (record for record in tried if record["table"] == table):
-        network = f"[{what_ran(record)}, {record['settings']['hypernet']['name']}]"
-        sizes = (record["settings"]["dataset"]["batch_size"], record["steps"], peak_rate(record))
-        cells.append((network, *sizes, f"(tuning/{record['name']}.json)", figure([record], "validation")))
+
+    def order(record: Record) -> tuple:
+        batch_size = record["settings"]["dataset"]["batch_size"]
+        return what_ran(record), record["settings"]["hypernet"]["name"], batch_size, record["steps"], peak_rate(record)
+
+    rows = []
+    for record in sorted((record for record in tried if record["table"] == table), key=order):
+        main_net, hypernet, batch_size, steps, peak = order(record)
+        network = f"[{main_net}, {hypernet}](tuning/{record['name']}.json)"
+        rows.append([network, f"{batch_size}", f"{steps:,}", f"{peak:g}", figure([record], "validation")])
     head = ["network", "batch", "steps", "peak rate", "validation"]
-    rows = [
-        [network + link, f"{batch}", f"{steps:,}", f"{peak:g}", value]
-        for network, batch, steps, peak, link, value in sorted(cells)
-    ]
-    return ["## Peak rates tried", "", *markdown_table(head, rows), ""] if cells else []
+    return ["## Peak rates tried", "", *markdown_table(head, rows), ""] if rows else []
 
 
 def page(table: str, records: Sequence[Record], tried: Sequence[Record], results: Path) -> str:
@@ -172,7 +168,8 @@ def write(project: Path, check: bool = False, pictures: bool = False) -> None:
     records = read_records(project / "results" / "runs")
     for table, about in TABLES.items() if pictures else ():
         if lines := curves(table, records):
-            draw(lines, "step", f"validation {about.title.rpartition(', ')[2]}", project / "results" / f"{table}.png")
+            figure = draw_curves(lines, "step", f"validation {about.title.rpartition(', ')[2]}")
+            save_figure(figure, project / "results" / f"{table}.png")
     made = pages(project)
     differing = [path for path, text in made.items() if not path.exists() or path.read_text() != text]
     names = ", ".join(str(path.relative_to(project)) for path in differing)

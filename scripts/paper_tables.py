@@ -1,10 +1,9 @@
 """The paper's tables: what it prints, and the experiment of ours that stands for each row."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """A table of the paper."""
 
     title: str
@@ -12,8 +11,7 @@ class Table:
     digits: int  # that the paper prints after the point
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A row of a table of the paper."""
 
     experiment: str  # its name in configs/experiment/, TABLE/ROW

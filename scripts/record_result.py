@@ -1,4 +1,4 @@
-"""Copy what a finished run shows into results/runs/, a few KB per run.
+"""Copy what a finished run shows into results/runs/, a few KB per run; and read these records.
 
     python -m scripts.record_result runs/NAME [...] [--to results/runs] [--note "..."]
 
@@ -7,42 +7,115 @@ curve (only the validations) and an optional note, such as what else the machine
 """
 
 import argparse
-import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hypernets import UserError
-from scripts.records import check_record, read_records, require_new
+from scripts.paper_tables import ROWS
 from scripts.train_command import PROJECT
-from training.checkpoint import write_atomically
+from training.checkpoint import writing
 from training.command_line import one_line_errors
-from training.json_files import read_json
+from training.json_files import NUMBER, check_shape, read_json, write_json
 from training.run import RESULT, SESSIONS, read_result, read_rows
+from training.settings import what_counts
+from training.task import Metric
+from training.tasks.character_modelling import CharacterModelling
+from training.tasks.image_classification import ImageClassification
 
-PLACES = ("runs", "run", "resume")
+Record = dict[str, Any]
+METRICS = {task.metric.key: task.metric for task in (ImageClassification, CharacterModelling)}
+SESSION = {"commit": str, "first_step": int, "last_step": int, "seconds": NUMBER}
+SHAPE = {  # of a record; it may hold more
+    **dict.fromkeys(("name", "table", "row", "command", "commit", "hardware", "precision"), str),
+    **dict.fromkeys(("seed", "steps", "parameters"), int),
+    **dict.fromkeys(("epochs", "seconds"), NUMBER),
+    "versions": {"torch": str},
+    "sessions": [SESSION],
+    "settings": {"dataset": {"name": str, "batch_size": int}, "main_net": {"name": str}, "hypernet": {"name": str}},
+}
 
 
-def record(run: Path, to: Path, note: str | None = None) -> Path:
+def check_record(path: Path, record: Any) -> None:
+    """Refuse what is not a record of a row of the paper."""
+    metrics = [key for key in METRICS if f"validation_{key}" in record]
+    if len(metrics) != 1:
+        wanted = " or ".join(f"validation_{key}" for key in METRICS)
+        raise UserError(f"{path} is not a record of a run: it has no {wanted}.")
+    figures = {key: NUMBER for key in (f"validation_{metrics[0]}", f"test_{metrics[0]}") if key in record}
+    points = [{"step": int, "examples": int, f"validation/{metrics[0]}": NUMBER}]
+    check_shape(path, "it", record, SHAPE | figures | {"curve": points})
+    name = record["name"]
+    if not name or "/" in name or name.startswith("."):
+        raise UserError(f"{path} is not a record of a run: its name is {name!r}, which is not the name of a file.")
+    if row_of(record) not in [row.experiment for row in ROWS]:
+        raise UserError(f"{path} has no place: {row_of(record)} is not a row of the paper's tables.")
+
+
+def require_new(path: Path, record: Record, others: Sequence[Record]) -> None:
+    """Refuse a second record of a run, of which a table could show the better one."""
+    for other in others:
+        if key_of(other) == key_of(record):
+            raise UserError(f"{path} is of the same run as {other['name']}; keep one of them, whatever it says.")
+
+
+def read_records(folder: Path) -> list[Record]:
+    """The records in a folder, in the order of their names."""
+    records: list[Record] = []
+    for path in sorted(folder.glob("*.json")):
+        record = read_json(path, dict)
+        check_record(path, record)
+        require_new(path, record, records)
+        records.append(record)
+    return records
+
+
+def record_run(run: Path, to: Path, note: str | None = None) -> Path:
     """Write the record of one run; return its path."""
-    curve = [row for row in read_rows(run) if any(key.startswith("validation/") for key in row)]
-    content = read_result(run) | {"sessions": read_json(run / SESSIONS, list)} | ({"note": note} if note else {})
-    content["curve"] = curve
-    check_record(run / RESULT, content)
-    sessions = [
-        {key: each[key] for key in ("commit", "first_step", "last_step", "seconds")} for each in content["sessions"]
-    ]
-    settings = {key: value for key, value in content["settings"].items() if key not in PLACES}
-    settings["dataset"] = {key: value for key, value in settings["dataset"].items() if key not in ("root", "path")}
-    text = json.dumps(content | {"sessions": sessions, "settings": settings}, indent=1) + "\n"
-    path = to / f"{content['name']}.json"
-    if path.exists() and path.read_text() != text:
+    record = read_result(run) | {"sessions": read_json(run / SESSIONS, [SESSION])} | ({"note": note} if note else {})
+    record["curve"] = [row for row in read_rows(run) if any(key.startswith("validation/") for key in row)]
+    check_record(run / RESULT, record)
+    record["sessions"] = [{key: session[key] for key in SESSION} for session in record["sessions"]]
+    settings = {key: value for key, value in record["settings"].items() if key not in ("runs", "run", "resume")}
+    dataset = {key: value for key, value in settings["dataset"].items() if key not in ("root", "path")}
+    record["settings"] = settings | {"dataset": dataset}
+    path = to / f"{record['name']}.json"
+    if path.exists() and read_json(path, dict) != record:
         raise UserError(f"{path} exists with other content; remove it first if it should be replaced.")
-    require_new(path, content, [other for other in read_records(to) if other["name"] != content["name"]])
-    try:
+    require_new(path, record, [other for other in read_records(to) if other["name"] != record["name"]])
+    with writing(f"to the folder {to}", "choose another one with --to"):
         to.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"Cannot make the folder {to} ({error.strerror}); choose another one with --to.") from None
-    write_atomically(path, text.encode())
+    write_json(path, record)
     return path
+
+
+def key_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What two records of the same run share: the settings that count, and what `precision=auto` came to."""
+    return what_counts(record["settings"]) | {"precision": record["precision"]}
+
+
+def row_of(record: Mapping[str, Any]) -> str:
+    """The row of the paper that a record, or settings, belong to: TABLE/ROW."""
+    return f"{record['table']}/{record['row']}"
+
+
+def by_setting(records: Sequence[Record]) -> list[list[Record]]:
+    """Put together the runs that differ only in the seed."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(str(sorted((key_of(record) | {"seed": None}).items())), []).append(record)
+    return list(groups.values())
+
+
+def metric_of(record: Record) -> Metric:
+    """The metric of a record."""
+    return next(metric for key, metric in METRICS.items() if f"validation_{key}" in record)
+
+
+def peak_rate(record: Record) -> float:
+    """The highest learning rate of a run."""
+    schedule = record["settings"]["schedule"]
+    return schedule.get("peak") or schedule.get("rate") or max(schedule.get("rates", [0.0]))
 
 
 def main() -> None:
@@ -54,7 +127,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with one_line_errors("record_result"):
         for run in arguments.runs:
-            print(record(run, arguments.to, arguments.note))
+            print(record_run(run, arguments.to, arguments.note))
 
 
 if __name__ == "__main__":

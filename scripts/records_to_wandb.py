@@ -7,36 +7,29 @@ of the rows between, and its job type says what it is: `record`. Runs that exist
 """
 
 import argparse
-import json
 from pathlib import Path
 
-from hypernets import UserError
+from scripts.record_result import check_record
+from scripts.train_command import PROJECT
 from training.command_line import one_line_errors
+from training.json_files import read_json
 from training.wandb_logger import WandbLogger
 
-PROJECT = Path(__file__).resolve().parent.parent
 ABOUT = ("command", "commit", "versions", "hardware", "precision", "seconds", "best_step", "note")
 
 
 def to_wandb(path: Path, to: Path) -> Path:
     """Make a W&B run of one record, unless it exists; return its directory, `to`/NAME."""
-    try:
-        record = json.loads(path.read_text())
-        settings, curve = record["settings"], sorted(record["curve"], key=lambda row: row["step"])
-        tags = [settings[part]["name"] for part in ("dataset", "main_net", "hypernet")]
-        name, group, parameters = record["name"], record["table"], record["parameters"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a record of a run ({error!r}); give one like those in results/runs/.") from None
-    if name != path.stem:  # the name becomes a directory, which must not lead elsewhere
-        raise UserError(f"{path} is not a record under its own name, {name!r}; rename it.")
-    run = to / name
+    record = read_json(path, dict)
+    check_record(path, record)
+    run, settings = to / record["name"], record["settings"]
     if not (run / "wandb").exists():
         run.mkdir(parents=True, exist_ok=True)
         config = settings | {"record": {key: record[key] for key in ABOUT if key in record}}
-        about = {"project": "hypernetworks", "entity": None, "group": group, "job_type": "record", "tags": tags}
-        logger = WandbLogger(run, curve, "offline", config=config, **about)
-        figures = {key: record[key] for key in record if key.startswith(("test_", "validation_"))}
-        logger.summary(figures | {"parameters": parameters})
+        tags = [settings[part]["name"] for part in ("dataset", "main_net", "hypernet")]
+        about = {"project": "hypernetworks", "entity": None, "group": record["table"], "job_type": "record"}
+        logger = WandbLogger(run, record["curve"], "offline", config=config, tags=tags, **about)
+        logger.summary({key: record[key] for key in record if key.startswith(("test_", "validation_", "parameters"))})
         logger.finish()
     return run
 

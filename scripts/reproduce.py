@@ -11,6 +11,7 @@ is not run again; this repository comes with its own, so to train everything ane
 """
 
 import argparse
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +19,7 @@ from typing import Any, NamedTuple
 from hypernets import UserError
 from scripts.make_pages import figure_lines
 from scripts.paper_tables import ROWS, TABLES
-from scripts.record_result import record
-from scripts.records import Record, read_records, row_of
+from scripts.record_result import Record, read_records, record_run, row_of
 from scripts.train_command import PROJECT, compose, run_training
 from training.command_line import key_of_override, one_line_errors
 from training.run import CONFIG, RESULT, path_of_run, read_result, read_settings
@@ -71,21 +71,15 @@ def state_of(job: Job, records: Sequence[Record]) -> str:
     return "finished" if done >= job.settings["steps"] else "stopped"
 
 
-def launch(jobs: Sequence[Job], launcher: str) -> None:
-    """Send jobs to a launcher of Hydra's, in one sweep over the seeds per experiment, and wait for them.
-
-    Raises:
-        SystemExit: one of the sweeps failed; the others have run.
-    """
-    seeds: dict[tuple[str, ...], list[str]] = {}  # by the command line without the seed and the name
-    for job in jobs:
-        seeds.setdefault(job.command[:-2], []).append(str(job.settings["seed"]))
+def sweeps(jobs: Sequence[Job], launcher: str) -> list[tuple[str, ...]]:
+    """Command lines that send jobs to a launcher of Hydra's: one sweep over the seeds per experiment."""
     commands = []
-    for (experiment, *overrides), numbers in seeds.items():
-        name = experiment.removeprefix("experiment=").replace("/", "-")
-        sweep = ("-m", f"hydra/launcher={launcher}", experiment, *overrides, f"seed={','.join(numbers)}")
-        commands.append((*sweep, f"run='{name}-s${{seed}}'"))
-    run_training(*commands)
+    for experiment, group in itertools.groupby(jobs, lambda job: job.experiment):
+        first, *others = group
+        seeds = ",".join(str(job.settings["seed"]) for job in (first, *others))
+        name = f"run='{experiment.replace('/', '-')}-s${{seed}}'"
+        commands.append(("-m", f"hydra/launcher={launcher}", *first.command[:-2], f"seed={seeds}", name))
+    return commands
 
 
 def main() -> None:
@@ -106,22 +100,23 @@ def main() -> None:
         if arguments.launcher:
             compose([f"hydra/launcher={arguments.launcher}"])  # which says so if there is none of that name
         jobs, records = jobs_of(experiments, seeds, overrides), read_records(arguments.records)
-        states = [state_of(job, records) for job in jobs]
-        for job, state in zip(jobs, states, strict=True):
+        left = []
+        for job in jobs:
+            state = state_of(job, records)
             print(f"{state:9s} {job.experiment} seed={job.settings['seed']}, {job.settings['steps']} steps", flush=True)
+            left += [job] if state != "recorded" else []
         if arguments.dry_run:
             return
-        left = [job for job, state in zip(jobs, states, strict=True) if state != "recorded"]
-        unfinished = [job for job, state in zip(jobs, states, strict=True) if state in ("stopped", "missing")]
+        waiting = [job for job in left if state_of(job, records) != "finished"]
+        one_by_one = [[job.command] for job in waiting]
+        turns = [sweeps(waiting, arguments.launcher)] if arguments.launcher else one_by_one
         try:
-            if arguments.launcher and unfinished:
-                launch(unfinished, arguments.launcher)
+            for commands in turns:
+                run_training(*commands)
         finally:
             for job in left:
-                if state_of(job, records) != "finished" and not arguments.launcher:
-                    run_training(job.command)
                 if state_of(job, records) == "finished":
-                    path = record(path_of_run(job.settings), arguments.records, arguments.note)
+                    path = record_run(path_of_run(job.settings), arguments.records, arguments.note)
                     print(f"recorded as {path}", flush=True)
         records = read_records(arguments.records)
         for table in dict.fromkeys(job.settings["table"] for job in jobs):

@@ -13,19 +13,17 @@ from pathlib import Path
 from data.text_sources import encode, readable, spelled
 from hypernets import UserError
 from models import character_model
-from training import checkpoint
+from training.checkpoint import write_atomically
 from training.command_line import one_line_errors
 from training.loop import load_state
-from training.run import read_facts, read_settings
+from training.run import read_settings
 from training.tasks.text_samples import page, sample
+from training.trained import read_best
 
 
 def load_model(run: Path) -> character_model.CharacterModel:
     """The best character model of a run, in evaluation mode on the CPU."""
-    facts, settings = read_facts(run), read_settings(run)
-    best = checkpoint.load_best(run, facts["id"])
-    if best is None:
-        raise UserError(f"The run {run} has no best network that is whole; it is written at the first validation.")
+    settings, best = read_settings(run), read_best(run)
     if "code_points" not in best["network"]:
         raise UserError(f"The run {run} is of {settings['main_net']['name']!r}, which does not write text.")
     vocabulary = "".join(map(chr, best["network"]["code_points"].tolist()))
@@ -50,12 +48,9 @@ def main() -> None:
         text, changes = sample(model, prompt, arguments.length, arguments.temperature, arguments.seed)
         print(readable(text))
         if arguments.html and changes is None:
-            raise UserError(
-                f"The network of {arguments.run} has no hypernetwork with row scales to show; leave out --html, or "
-                "choose a run with hypernet=hyperlstm."
-            )
+            raise UserError(f"{arguments.run} has no row scales; choose a run with hypernet=hyperlstm for --html.")
         if arguments.html:
-            checkpoint.write_atomically(arguments.html, page(text, changes).encode())
+            write_atomically(arguments.html, page(text, changes).encode())
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from hypernets import UserError
 from scripts.count_parameters import build_network, count
 from scripts.make_pages import write
 from scripts.paper_tables import ROWS
-from scripts.records import metric_of, read_records
+from scripts.record_result import metric_of, read_records
 from scripts.train_command import compose
 
 PROJECT = Path(__file__).resolve().parents[1]

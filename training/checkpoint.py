@@ -10,6 +10,8 @@ import os
 import pickle
 import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,63 +29,66 @@ KEYS_OF_BEST = {"run", "step", "network"}
 
 
 class UnsafeCheckpoint(UserError):
-    """A whole checkpoint that holds more than data: not an accident, so no other file is tried in its place."""
+    """A complete checkpoint that holds more than data: not an accident, so no other file is tried instead."""
+
+
+ROOM = "what was there is kept. Make room on the disk, or let it be written, then go on with -r"
+
+
+@contextmanager
+def writing(what: object, remedy: str = ROOM) -> Iterator[None]:
+    """Within this context, an OSError becomes a UserError that says what cannot be written, and why."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"Cannot write {what} ({error.strerror}); {remedy}.") from None
 
 
 def write_atomically(path: Path, content: bytes, keep: Path | None = None) -> None:
     """Replace the file at `path`; a reader sees the old file or the new one, never a part.
 
-    The old file is moved to `keep`, where that is given.
+    The old file is moved to `keep`, if that is given.
     """
     temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if keep is not None and path.exists():
-            os.replace(path, keep)
-        os.replace(temporary, path)
+    with writing(path):
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            if keep is not None and path.exists():
+                os.replace(path, keep)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
         descriptor = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(descriptor)  # the renames themselves
         finally:
             os.close(descriptor)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(
-            f"Cannot write {path} ({error.strerror}); what was there is kept. Make room on the disk, or let it be "
-            "written, then go on with -r."
-        ) from None
 
 
 def save(path: Path, state: dict[str, Any], keep: Path) -> None:
-    """Write a checkpoint; the one in its place before is moved to `keep`."""
+    """Write a checkpoint; the one that it replaces is moved to `keep`."""
     content = io.BytesIO()  # torch.save does not say why it could not write to a file
     torch.save(state, content)
     write_atomically(path, content.getbuffer(), keep)
 
 
 def save_best(directory: Path, state: dict[str, Any]) -> None:
-    """Write the best network so far; the one before is kept, for a checkpoint that does not know this one."""
+    """Write the best network so far; the one before is kept, for a checkpoint that is older than this one."""
     save(directory / BEST, state, directory / PREVIOUS_BEST)
 
 
 def save_checkpoint(directory: Path, state: dict[str, Any]) -> None:
-    """Write the newest checkpoint; the one that was the newest is kept as the previous one."""
+    """Write the newest checkpoint; the one that it replaces is kept as the previous one."""
     save(directory / NEWEST, state, directory / PREVIOUS)
-
-
-def exists(directory: Path) -> bool:
-    """Whether a run has saved a checkpoint."""
-    return (directory / NEWEST).exists() or (directory / PREVIOUS).exists()
 
 
 def load_checkpoint(directory: Path, run: str) -> dict[str, Any]:
     """Return the newest complete checkpoint of a run, on the CPU; say so if that is not the newest file.
 
-    The newest file is moved aside then, so that the next save does not put it in the place of the complete one. The
-    best network is put back to the one that the checkpoint knows.
+    The newest file is then moved aside, so that the next save does not replace the complete one with it.
     """
     state, problems = read_newest(directory, run)
     if problems:
@@ -97,9 +102,9 @@ def load_checkpoint(directory: Path, run: str) -> dict[str, Any]:
 
 
 def load_best(directory: Path, run: str, step: int | None = None) -> dict[str, Any] | None:
-    """Return the best network, of a certain step if given, and keep it as best.pt; None if it is lost.
+    """Return the best network (of the given step, if any) and keep it as best.pt; None if it is lost.
 
-    After a kill, best.pt may be one ahead of the checkpoint, and the one that it knows is the one before.
+    After a kill, best.pt may be newer than the checkpoint, which then refers to the one before.
     """
     for path in (directory / BEST, directory / PREVIOUS_BEST):
         try:
@@ -116,10 +121,7 @@ def load_best(directory: Path, run: str, step: int | None = None) -> dict[str, A
 
 
 def read_newest(directory: Path, run: str) -> tuple[dict[str, Any], list[str]]:
-    """Return the newest complete checkpoint of a run, on the CPU, and what is wrong with a newer file.
-
-    Changes nothing, and can be called while a training saves there.
-    """
+    """Return the newest complete checkpoint of a run, on the CPU, and what is wrong with a newer file."""
     problems = []
     for path in (directory / NEWEST, directory / PREVIOUS):
         try:
@@ -132,17 +134,11 @@ def read_newest(directory: Path, run: str) -> tuple[dict[str, Any], list[str]]:
 
 
 def load(path: Path, run: str, keys: set[str]) -> dict[str, Any]:
-    """Return what was saved at `path`, on the CPU.
-
-    Args:
-        path: the file.
-        run: the id of the run that it must be of.
-        keys: what it must have.
+    """Return what was saved at `path`, on the CPU; it must belong to the run with that id and have these keys.
 
     Raises:
-        UserError: there is no such file, it is truncated or corrupt (its checksums are verified), or it is not a
-            checkpoint of this run.
-        UnsafeCheckpoint: it holds more than tensors and plain values, which could run code when it is loaded.
+        UserError: the file is missing, damaged (its checksums are verified), or not a checkpoint of this run.
+        UnsafeCheckpoint: it holds more than tensors and plain values, and so could run code when it is loaded.
     """
     try:
         with zipfile.ZipFile(path) as archive:  # torch.load does not compare checksums

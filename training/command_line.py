@@ -42,7 +42,7 @@ def one_line_errors(program: str) -> Iterator[None]:
 
 
 def _missing_choice(error: MissingConfigException) -> str:
-    """Name what was chosen and what there is; Hydra's own message adds its search path."""
+    """Name the choice and the options; Hydra's own message adds its search path."""
     group, _, choice = str(error.missing_cfg_file).rpartition("/")
     options = list(error.options or ())
     if group.startswith("experiment"):  # Hydra lists only the files beside the missing one
@@ -56,12 +56,9 @@ def _missing_choice(error: MissingConfigException) -> str:
 def rewrite_resume(arguments: list[str]) -> list[str]:
     """Turn `-r [RUN]` or `--resume [RUN]` into RUN's overrides, those given now, and `resume=RUN`.
 
-    RUN's overrides are those of its first launch, then those given when it was resumed before. Without RUN, the run
-    that was started or resumed last is meant. An override given later replaces an earlier one of the same key.
-    Arguments without -r are returned as they are. (Hydra has a flag -r of its own, --run, and would take ours for it.)
-
-    Args:
-        arguments: the command line without the program's name.
+    RUN's overrides are those of its first launch, then those given when it was resumed before. Without RUN, it is the
+    run that was started or resumed last. A later override replaces an earlier one of the same key. Arguments without -r
+    are returned as they are. (Hydra has its own flag -r, --run, and would mistake ours for it.)
     """
     arguments = [
         part for each in arguments for part in (each.split("=", 1) if each.startswith("--resume=") else [each])
@@ -87,15 +84,15 @@ def rewrite_resume(arguments: list[str]) -> list[str]:
 
 
 def resolve_printed(arguments: list[str]) -> list[str]:
-    """Let `--cfg job` print values, not how they are interpolated."""
+    """Make `--cfg job` print values, not interpolations."""
     is_printed = any(pair in (("--cfg", "job"), ("-c", "job")) for pair in zip(arguments, arguments[1:], strict=False))
     return [*arguments, "--resolve"] if is_printed and "--resolve" not in arguments else arguments
 
 
 def with_absolute_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a run with the data set's paths absolute, so that they hold from whatever folder.
+    """The settings of a run with the data set's paths absolute, so that they are valid from any folder.
 
-    A dataset.path that is not there stays: it may be relative to the data root.
+    A dataset.path that does not exist stays as it is: it may be relative to the data root.
     """
     paths = {}
     for key in ("path", "root"):
@@ -106,12 +103,7 @@ def with_absolute_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def overrides_to_keep(overrides: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
-    """The overrides that a later resume repeats, from whatever folder: with absolute paths, without `resume`.
-
-    Args:
-        overrides: the command line.
-        settings: what it led to, as `with_absolute_paths` returns it.
-    """
+    """The overrides that a later resume repeats: without `resume`, and with the absolute paths of the settings."""
     paths = {f"dataset.{key}": settings["dataset"].get(key) for key in ("path", "root")}
     paths["runs"] = str(Path(settings["runs"]).expanduser().absolute())
     kept = []
@@ -125,18 +117,14 @@ def overrides_to_keep(overrides: Sequence[str], settings: Mapping[str, Any]) -> 
 
 
 def place_of_runs(arguments: Sequence[str]) -> Path:
-    """The folder in which a command line has its run directories made."""
-    places = [argument for argument in arguments if argument.startswith("runs=")]
-    return Path(str(_value(places[-1])) if places else "runs").expanduser()
+    """The folder in which a command line creates its run directories."""
+    places = [argument for argument in arguments if argument.startswith("runs=")] or ["runs=runs"]
+    return Path(str(OverridesParser.create().parse_override(places[-1]).value())).expanduser()
 
 
 def key_of_override(override: str) -> str:
     """The key or the group that an override of Hydra's sets."""
     return override.split("=", 1)[0].lstrip("+~")
-
-
-def _value(override: str) -> object:
-    return OverridesParser.create().parse_override(override).value()
 
 
 def _quoted(text: str) -> str:

@@ -19,7 +19,7 @@ from hypernets import UserError
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that train together."""
+    """This process's place among those that train together."""
 
     rank: int
     world_size: int
@@ -39,7 +39,7 @@ class Processes:
         return values[0]
 
     def gather(self, value) -> list:
-        """Return the values of all processes in the order of their ranks (in the first process; elsewhere empty)."""
+        """Return the values of all processes in the order of their ranks (empty except in the first process)."""
         if self.world_size == 1:
             return [value]
         values = [None] * self.world_size if self.is_first else None
@@ -60,13 +60,11 @@ class Processes:
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""
-        if self.world_size == 1:
-            return flag
-        return bool(self.total(torch.tensor(float(flag), device=self.device)))
+        return bool(self.total(torch.tensor(float(flag), device=self.device))) if self.world_size > 1 else flag
 
     @contextmanager
     def first_before_others(self) -> Iterator[None]:
-        """Within this context the first process is alone; the others enter it when the first has left it."""
+        """Within this context the first process runs alone; the others enter once it has left."""
         if self.world_size > 1 and not self.is_first:
             torch.distributed.barrier()
         yield
@@ -75,11 +73,7 @@ class Processes:
 
 
 def start_processes(device: str) -> Processes:
-    """Join the processes that torchrun started, or be the only one.
-
-    Args:
-        device: "auto" (a GPU where there is one), "cpu" or "cuda".
-    """
+    """Join the processes that torchrun started, or be the only one; "auto" is a GPU if there is one."""
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"There is no device {device!r}; choose device=auto, device=cpu or device=cuda.")
     if device == "cuda" and not torch.cuda.is_available():
@@ -106,11 +100,7 @@ class _SumOverProcesses(torch.autograd.Function):
         torch.distributed.all_reduce(total)
         return total
 
-    @staticmethod
-    def backward(context, gradient: Tensor) -> Tensor:
-        total = gradient.clone()
-        torch.distributed.all_reduce(total)
-        return total
+    backward = forward
 
 
 class SynchronisedBatchNorm2d(nn.BatchNorm2d):

@@ -11,12 +11,9 @@ NUMBER = (int, float)
 
 
 def read_json(path: Path, shape: Any, default: Any = None) -> Any:
-    """The content of a JSON file, or `default` if there is no such file.
+    """The content of a JSON file; if there is no such file, `default`, unless that is None.
 
-    Args:
-        path: the file.
-        shape: what it must hold: a type, a tuple of types, {key: shape}, which may hold more keys, or [shape].
-        default: the value without the file; it must be there if this is None.
+    The shape is a type, a tuple of types, {key: shape}, which may hold more keys, or [shape].
     """
     if not path.exists() and default is not None:
         return default
@@ -24,12 +21,7 @@ def read_json(path: Path, shape: Any, default: Any = None) -> Any:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}).") from None
-    return _parsed(path, text, shape)
-
-
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects in a file of one JSON object per line; none if there is no such file."""
-    return [_parsed(path, line, dict) for line in path.read_text().splitlines()] if path.exists() else []
+    return parsed(path, text, shape)
 
 
 def write_json(path: Path, value: Any, keep: Path | None = None) -> None:
@@ -38,7 +30,7 @@ def write_json(path: Path, value: Any, keep: Path | None = None) -> None:
 
 
 def check_shape(path: Path, place: str, value: Any, shape: Any) -> None:
-    """Compare a JSON value, which stands at a place in a file, with a shape."""
+    """Check that a JSON value, found at a place in a file, has the given shape."""
     kinds = shape if isinstance(shape, tuple) else (shape if isinstance(shape, type) else type(shape),)
     if type(value) not in kinds:
         wanted = " or ".join(kind.__name__ for kind in kinds)
@@ -51,7 +43,8 @@ def check_shape(path: Path, place: str, value: Any, shape: Any) -> None:
         check_shape(path, key, value[key], inner)
 
 
-def _parsed(path: Path, text: str, shape: Any) -> Any:
+def parsed(path: Path, text: str, shape: Any) -> Any:
+    """The value of a JSON text that was found in a file."""
     try:
         value = json.loads(text)
     except ValueError as error:

@@ -8,38 +8,24 @@ from hypernets import UserError
 
 
 class Logger(Protocol):
-    """What the training loop tells of a run."""
+    """Receives what the training loop reports about a run."""
 
     def log(self, row: Mapping[str, float], pictures: Mapping[str, Path] | None = None) -> None:
-        """Log one step.
-
-        Args:
-            row: "step" (a whole number that rises from call to call), "epoch", "examples" and the metrics.
-            pictures: image files or HTML pages in the run directory, by name.
-        """
+        """Log "step" (which always rises), "epoch", "examples" and metrics; pictures and HTML pages are files."""
 
     def summary(self, values: Mapping[str, float]) -> None:
         """Set values of the run as a whole, such as its test error and its number of parameters."""
 
     def finish(self, exit_code: int = 0) -> None:
-        """Write what is left; any exit code but 0 marks the run as failed."""
+        """Write what is left; any exit code other than 0 marks the run as failed."""
 
 
-class NoLogger:
-    """Logs nothing: for logger=none, and in every process but the first."""
-
-    def log(self, row: Mapping[str, float], pictures: Mapping[str, Path] | None = None) -> None:
-        """Ignore a row."""
-
-    def summary(self, values: Mapping[str, float]) -> None:
-        """Ignore the summary."""
-
-    def finish(self, exit_code: int = 0) -> None:
-        """Do nothing."""
+class NoLogger(Logger):
+    """Logs nothing, like the methods above: for logger=none, and in every process except the first."""
 
 
 def check_logger(settings: Mapping[str, Any]) -> None:
-    """Check what the settings say of the logger, before anything is written."""
+    """Check the logger's settings, before anything is written."""
     kind, mode = settings["logger"].get("kind"), settings["logger"].get("mode")
     if kind not in ("none", "wandb"):
         raise UserError(f"logger.kind is {kind!r}; it must be none or wandb.")
@@ -48,14 +34,7 @@ def check_logger(settings: Mapping[str, Any]) -> None:
 
 
 def open_logger(settings: Mapping[str, Any], run_path: Path, rows: list[dict[str, float]]) -> Logger:
-    """Open the logger that the settings ask for and bring it up to date.
-
-    Args:
-        settings: the composed configuration as plain values. `settings["logger"]` has the `kind`, "none" or "wandb",
-            and for W&B mode, project, entity, group and tags. The whole becomes the run's configuration in W&B.
-        run_path: the run directory, whose name becomes the run's name.
-        rows: all rows that metrics.jsonl holds at this moment.
-    """
+    """Open the logger that the settings ask for and bring it up to date with all rows that metrics.jsonl holds."""
     check_logger(settings)
     options = dict(settings["logger"])
     if options.pop("kind") == "none":

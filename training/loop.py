@@ -1,7 +1,7 @@
 """The one training loop, for every task.
 
 A step is a pure function of the checkpointed state and the step's number: the batch, the learning rate and the random
-numbers of dropout derive from (seed, step). A run that is interrupted anywhere and resumed is therefore bitwise
+numbers of dropout follow from (seed, step). A run that is interrupted anywhere and resumed is therefore bitwise
 identical to one that is not.
 """
 
@@ -24,13 +24,13 @@ from training.logger import Logger
 from training.pictures import write_picture
 from training.precision import autocast
 from training.run import Run
-from training.signals import StopSignals
+from training.signals import Interrupted, StopSignals
 from training.task import Metric, Splits, Task
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to train and how often to look, all in optimizer steps."""
+    """How long to train, and how often to validate, save and log, all in optimizer steps."""
 
     steps: int
     validate_every: int
@@ -42,13 +42,9 @@ class NonFinite(UserError):
     """A loss, a gradient or a weight became infinite or not a number."""
 
 
-class StoppedEvaluation(Exception):
-    """A signal came in the middle of an evaluation, whose values are therefore not known."""
-
-
 @dataclass
 class State:
-    """What a step changes besides the network and the optimizer."""
+    """What a step changes and a checkpoint holds, besides the network and the optimizer."""
 
     window: Tensor  # sums of loss and gradient norm since the last logged row, float64 [2], on the device
     carried: Any = None  # the task's state between batches
@@ -60,39 +56,22 @@ class State:
 
 @dataclass
 class Trainer:
-    """One training run: `begin`, then `run`, which trains to the last step and tests the best network.
+    """One training run: `begin`, then `run`, which trains to the last step and tests the best network."""
 
-    Args:
-        task: on its device; see training/task.py.
-        splits: the data; see training/task.py.
-        optimizer: over the task's parameters.
-        learning_rate: the rate at a step, counted from zero.
-        gradient_clip: the largest norm of the whole gradient, or None.
-        budget: steps to train, and intervals.
-        seed: of dropout, together with the step and the process's rank.
-        precision: torch.bfloat16 for autocast, or torch.float32.
-        compile_task: whether to compile the task.
-        sync_batch_norm: with several processes, whether batch norm covers the global batch.
-        processes: this process and the others.
-        directory: the run, in the first process; None in the others.
-        session: facts about this process, kept in the run directory.
-        open_logger: called with all rows of the run so far, after `begin`; see training/logger.py.
-    """
-
-    task: Task
+    task: Task  # on its device
     splits: Splits
     optimizer: torch.optim.Optimizer
-    learning_rate: Callable[[int], float]
-    gradient_clip: float | None
+    learning_rate: Callable[[int], float]  # at a step, counted from zero
+    gradient_clip: float | None  # the largest norm of the whole gradient
     budget: Budget
-    seed: int
-    precision: torch.dtype
+    seed: int  # of dropout, together with the step and the process's rank
+    precision: torch.dtype  # torch.bfloat16 for autocast, or torch.float32
     compile_task: bool
-    sync_batch_norm: bool
+    sync_batch_norm: bool  # with several processes, whether batch norm covers the global batch
     processes: Processes
-    directory: Run | None
-    session: Mapping[str, Any]
-    open_logger: Callable[[], Logger]
+    directory: Run | None  # None in every process but the first
+    session: Mapping[str, Any]  # facts about this process, kept in the run directory
+    open_logger: Callable[[], Logger]  # called once the directory holds exactly the rows that the run goes on from
 
     def __post_init__(self) -> None:
         processes, device = self.processes, self.processes.device
@@ -109,9 +88,9 @@ class Trainer:
         self.stop = StopSignals()
 
     def begin(self) -> None:
-        """Make the directory of a new run, or go on from the newest checkpoint of an earlier one; open the logger.
+        """Make the directory of a new run, or resume an earlier one from its newest checkpoint; open the logger.
 
-        Everything that can be refused is checked before anything in the directory changes.
+        Everything that may be refused is checked before anything in the directory changes.
         """
         saved = self.directory.newest_checkpoint(self.splits.digest) if self.directory is not None else None
         saved = self.processes.broadcast(saved)
@@ -123,14 +102,10 @@ class Trainer:
         self.logger = self.open_logger()
 
     def run(self) -> dict[str, float]:
-        """Train to the budget's last step, keep the network that is best on validation, and test that once.
+        """Train to the budget's last step, keep the network that is best on validation, and test it once.
 
-        Returns:
-            {"loss": ..., metric: ...} on the test split.
-
-        Raises:
-            NonFinite: the checkpoint from before it is kept.
-            Interrupted: by a signal, after saving a checkpoint.
+        Return {"loss": ..., metric: ...} on the test split. Raises NonFinite, keeping the last checkpoint with finite
+        weights, and Interrupted when a signal came, after saving a checkpoint.
         """
         with self.stop.noted():
             try:
@@ -138,14 +113,16 @@ class Trainer:
                     self._save()  # so that there is a checkpoint to go back to, whatever happens in the first steps
                 self._train()
                 return self._test()
-            except StoppedEvaluation:
+            except Interrupted:
                 if self.state.looked_at < self.state.step:  # otherwise it is saved already
                     self._save()
-                raise self.stop.interruption() from None
+                raise
 
     def _train(self) -> None:
         state, budget = self.state, self.budget
-        progress = _progress_bar(budget.steps, state.step, self.processes.is_first)
+        # disable=None: a bar on a terminal, nothing in a file or a pipe
+        disable = None if self.processes.is_first else True
+        progress = tqdm(total=budget.steps, initial=state.step, unit="step", disable=disable, smoothing=0.05)
         clock, clock_step = time.monotonic(), state.step
         self.task.train()
         try:
@@ -155,7 +132,7 @@ class Trainer:
                     log = state.step % budget.log_every == 0 or state.step == budget.steps
                     # Several processes have to agree, which costs them a wait.
                     if self.processes.world_size == 1 or log:
-                        stop = self.processes.any(self.stop.received)
+                        stop = self.processes.any(bool(self.stop.received))
                     if stop or any(self._is_due(every) for every in vars(budget).values()):
                         self._check_finite()  # waits for the device, so that the clock is right
                         self._look(progress, (state.step - clock_step) / (time.monotonic() - clock), stop)
@@ -197,9 +174,9 @@ class Trainer:
     def _look(self, progress: tqdm, steps_per_second: float, stop: bool) -> None:
         """Validate, log and save, whichever is due after this step.
 
-        A run that is stopped during the validation is saved as not yet looked at, and looks when it goes on.
+        A run that is stopped during the validation is saved as not yet looked at, and looks when it is resumed.
         """
-        state, budget, metric = self.state, self.budget, self.task.metric
+        state, budget, train = self.state, self.budget, self.splits.train
         validation, pictures = {}, {}
         if self._is_due(budget.validate_every):
             if self.processes.world_size > 1:
@@ -209,23 +186,19 @@ class Trainer:
         row |= {f"validation/{name}": value for name, value in validation.items()}
         state.looked_at = state.step
         if row and self.processes.is_first:
-            row = self._position() | row
+            epoch, examples = state.step / train.steps_per_epoch, state.step * train.examples_per_step
+            row = {"step": state.step, "epoch": epoch, "examples": examples} | row  # the three x axes
             self.directory.append_metrics(row)
             if validation:
                 for name, content in self.task.pictures().items():
-                    pictures[name] = write_picture(self.directory.picture_path(name.replace("/", "_")), content)
-            speed = steps_per_second * self.splits.train.examples_per_step
+                    pictures[name] = write_picture(self.directory.path, name, content)
+            speed = steps_per_second * train.examples_per_step
             self.logger.log({**row, "speed/examples_per_second": speed}, pictures)
-            _show(progress, row, metric, speed, budget.steps)
+            _show(progress, row, self.task.metric, speed)
         # After a better validation, so that best.pt is at most one ahead of the checkpoint.
         is_best = bool(validation) and state.best["step"] == state.step
         if stop or is_best or self._is_due(budget.checkpoint_every):
             self._save()
-
-    def _position(self) -> dict[str, float]:
-        """The three x axes on which runs are compared."""
-        step, train = self.state.step, self.splits.train
-        return {"step": step, "epoch": step / train.steps_per_epoch, "examples": step * train.examples_per_step}
 
     def _training_row(self) -> dict[str, float]:
         """Means over the steps since the last logged row."""
@@ -242,7 +215,7 @@ class Trainer:
         self.processes.share_buffers(self.task)
         values = self._evaluate(self.splits.validation.evaluation_batches())
         if not all(map(math.isfinite, values.values())):
-            raise NonFinite(self._not_finite("The loss on validation", "at"))
+            raise self._non_finite("The loss on validation", "at")
         if state.best is None or values[key] < state.best[key]:
             state.best = {"step": state.step, key: values[key]}
             if self.processes.is_first:
@@ -267,7 +240,7 @@ class Trainer:
     def _until_stopped(self, batches: Iterable[Any]) -> Iterator[Any]:
         for batch in batches:
             if self.processes.world_size == 1 and self.stop.received:
-                raise StoppedEvaluation
+                raise self.stop.interruption()
             yield batch
 
     def _save(self) -> None:
@@ -278,14 +251,11 @@ class Trainer:
             return
         saved = {
             "run": self.directory.id,
-            "step": state.step,
-            "looked_at": state.looked_at,
             "network": self.task.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            **vars(state),
             "carried": carried,  # one entry per process
             "window": torch.stack(windows),  # [processes, 2]
-            "window_steps": state.window_steps,
-            "best": state.best,
             "metrics": self.directory.metrics_mark(),
             "threads": torch.get_num_threads(),
         }
@@ -293,7 +263,7 @@ class Trainer:
         self.directory.record_session({**self.session, "first_step": self.first_step, "last_step": state.step})
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint; nothing in the run directory changes."""
+        """Restore a checkpoint; nothing in the run directory changes."""
         carried, processes = saved["carried"], self.processes
         if saved["step"] > self.budget.steps:
             raise UserError(
@@ -326,12 +296,12 @@ class Trainer:
         tensors = [self.state.window, *self.task.network.state_dict().values()]
         finite = torch.stack([torch.isfinite(tensor).all() for tensor in tensors if tensor.is_floating_point()]).all()
         if self.processes.any(not bool(finite)):
-            raise NonFinite(self._not_finite("A loss, a gradient or a weight", "up to"))
+            raise self._non_finite("A loss, a gradient or a weight", "up to")
 
-    def _not_finite(self, what: str, when: str) -> str:
-        return (
-            f"{what} was not finite {when} step {self.state.step}; the last checkpoint is from before that. Go on from "
-            "it with -r and a lower learning rate, gradient_clip=1.0 or precision=float32."
+    def _non_finite(self, what: str, when: str) -> NonFinite:
+        return NonFinite(
+            f"{what} was not finite {when} step {self.state.step}; the last checkpoint has only finite weights. Go "
+            "on from it with -r and a lower learning rate, gradient_clip=1.0 or precision=float32."
         )
 
 
@@ -353,21 +323,16 @@ def _dropout_seed(seed: int, step: int, rank: int) -> int:
 
 def _to(device: torch.device, carried: Any) -> Any:
     if carried is None or isinstance(carried, Tensor):
-        return carried if carried is None else carried.to(device)
+        return None if carried is None else carried.to(device)
     return tuple(tensor.to(device) for tensor in carried)
 
 
-def _progress_bar(steps: int, first_step: int, is_first: bool) -> tqdm:
-    # disable=None: a bar on a terminal, nothing in a file or a pipe
-    return tqdm(total=steps, initial=first_step, unit="step", disable=None if is_first else True, smoothing=0.05)
-
-
-def _show(progress: tqdm, row: dict[str, Any], metric: Metric, speed: float, steps: int) -> None:
-    """Put a row beside the progress bar; without a terminal, print validations as lines."""
+def _show(progress: tqdm, row: dict[str, Any], metric: Metric, speed: float) -> None:
+    """Show a row beside the progress bar; without a terminal, print validations as lines."""
     validation = row.get(f"validation/{metric.key}")
-    shown = {"loss": f"{row['train/loss']:.4f}"} if "train/loss" in row else {}
-    if "train/learning_rate" in row:
-        shown["rate"] = f"{row['train/learning_rate']:.2g}"
+    shown = {}
+    if "train/loss" in row:
+        shown = {"loss": f"{row['train/loss']:.4f}", "rate": f"{row['train/learning_rate']:.2g}"}
     if validation is not None:
         shown[f"validation {metric.title}"] = f"{validation:.{metric.digits}f}{metric.unit}"
     shown["examples/s"] = f"{speed:.0f}"
@@ -375,4 +340,4 @@ def _show(progress: tqdm, row: dict[str, Any], metric: Metric, speed: float, ste
         progress.set_postfix(shown)
     elif validation is not None:
         described = ", ".join(f"{name} {value}" for name, value in shown.items())
-        print(f"step {row['step']}/{steps}: {described}", flush=True)
+        print(f"step {row['step']}/{progress.total}: {described}", flush=True)

@@ -1,7 +1,7 @@
-"""Optimizers by the `kind` of their configuration; their learning rate is set at every step from the schedule.
+"""Optimizers by the `kind` of their configuration; the schedule sets their learning rate at every step.
 
-None decays weights: the L2 penalty of the paper is on the kernels as the network uses them and so part of the loss
-(training/tasks/image_classification.py).
+None of them decays weights: the paper's L2 penalty is on the kernels as the network uses them, so it is part of the
+loss (training/tasks/image_classification.py).
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""Pictures of a run as files, which the run directory keeps and W&B copies."""
+"""Pictures of a run, as files in the run directory that W&B copies."""
 
 from io import BytesIO
 from pathlib import Path
@@ -9,8 +9,10 @@ from PIL import Image
 from training.checkpoint import write_atomically
 
 
-def write_picture(path: Path, content: np.ndarray | str) -> Path:
-    """Write an image, uint8 [H, W, 3], as PNG, or a page of HTML; return its path, `path` with the right suffix."""
+def write_picture(run: Path, name: str, content: np.ndarray | str) -> Path:
+    """Write an image, uint8 [H, W, 3], as PNG, or a page of HTML to the pictures of a run; return its path."""
+    path = run / "pictures" / name.replace("/", "_")
+    path.parent.mkdir(exist_ok=True)
     if isinstance(content, str):
         path = path.with_name(path.name + ".html")
         write_atomically(path, content.encode())

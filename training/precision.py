@@ -1,4 +1,4 @@
-"""Which arithmetic a run uses on the device at hand."""
+"""The floating-point precision that a run uses on its device."""
 
 import torch
 
@@ -6,11 +6,7 @@ from hypernets import UserError
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """The type of matrix products and convolutions: bfloat16 under autocast, or float32.
-
-    Args:
-        precision: "bf16", "float32", or "auto": bf16 where the device has instructions for it.
-    """
+    """The type of matrix products and convolutions: for "auto", bfloat16 where the device has instructions for it."""
     if precision not in ("auto", "bf16", "float32"):
         raise UserError(f"There is no precision {precision!r}; choose precision=auto, bf16 or float32.")
     if precision == "auto":
@@ -22,5 +18,5 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
 
 
 def autocast(precision: torch.dtype, device: torch.device) -> torch.autocast:
-    """The context for a forward pass in a precision: autocast to bfloat16, or for float32 none."""
+    """The context for a forward pass in a precision: autocast for bfloat16, none for float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision is torch.bfloat16)

@@ -1,4 +1,4 @@
-"""What a result must say about where it came from: code, versions and hardware."""
+"""Where a result came from: code, versions and hardware."""
 
 import platform
 import subprocess
@@ -19,7 +19,7 @@ def commit() -> str:
 
 
 def short(commit: str) -> str:
-    """A commit as the pages print it: ten digits, and "+changes" where it has that."""
+    """A commit as the pages print it: ten digits, with "+changes" if it has that."""
     revision, changes, _ = commit.partition("+changes")
     return revision[:10] + changes
 
@@ -31,10 +31,8 @@ def _git(*arguments: str) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of Python and PyTorch, and of CUDA where PyTorch sees a GPU."""
-    found = {"python": platform.python_version(), "torch": torch.__version__}
-    if torch.cuda.is_available():
-        found["cuda"] = torch.version.cuda
-    return found
+    cuda = {"cuda": torch.version.cuda} if torch.cuda.is_available() else {}
+    return {"python": platform.python_version(), "torch": torch.__version__} | cuda
 
 
 def hardware(device: torch.device, world_size: int) -> str:
@@ -42,7 +40,8 @@ def hardware(device: torch.device, world_size: int) -> str:
     if device.type == "cuda":
         return f"{world_size} x {torch.cuda.get_device_name(device)}"
     threads = torch.get_num_threads()
-    return f"{_processor_name()}, {world_size} process{'es' if world_size > 1 else ''} of {threads} threads"
+    processes = f"{world_size} process{'es' if world_size > 1 else ''} of {threads} thread{'s' if threads > 1 else ''}"
+    return f"{_processor_name()}, {processes}"
 
 
 def _processor_name() -> str:

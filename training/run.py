@@ -3,7 +3,8 @@
 run.json         its id, the overrides of the first launch and of resumes, the digest of the data set
 config.yaml      the composed configuration of the last launch
 metrics.jsonl    one row per logged step; the same bytes however often the run was interrupted
-sessions.json    one entry per process that trained here: command, commit, versions, hardware, steps, seconds
+sessions.json    one entry per process that trained here: command, commit, versions, hardware, steps, seconds;
+                 apart from the checkpoints and metrics, whose bytes do not depend on the clock
 checkpoint.pt    the newest checkpoint, checkpoint.previous.pt the one before, best.pt the best on validation
 pictures/        the newest kernels as images, or sampled text
 result.json      the final result
@@ -18,6 +19,7 @@ import os
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,8 +29,8 @@ from omegaconf import OmegaConf
 
 from hypernets import UserError
 from training import checkpoint
-from training.checkpoint import write_atomically
-from training.json_files import NUMBER, read_json, read_json_lines, write_json
+from training.checkpoint import write_atomically, writing
+from training.json_files import NUMBER, parsed, read_json, write_json
 from training.settings import refuse_changes
 
 RUN = "run.json"
@@ -41,26 +43,16 @@ LEFT_BY_A_KILL = (LOCK, CONFIG, CONFIG + ".tmp", RUN + ".tmp")  # before run.jso
 
 
 class Run:
-    """One run, which this process trains: a new one, or one that goes on.
+    """The run that this process trains: a new one, or the one at `path`, which is resumed.
 
-    Nothing is written before `start`, so that a run that cannot begin leaves nothing behind and a resume that is
-    refused changes nothing.
-
-    Args:
-        path: its directory; if a run is there already, it goes on.
-        settings: the composed configuration as plain values.
-        overrides: the command line that led to it, for a later resume.
-
-    Attributes:
-        path: its directory.
-        is_new: whether there was no run at `path`.
-        steps_done: after how many steps the run had its last final result; 0 before there is one.
+    Nothing is written before `start`, so a run that cannot begin leaves nothing behind, and a resume that is refused
+    changes nothing. The settings are plain values; the overrides led to them, and a later resume repeats them.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], overrides: Sequence[str]) -> None:
         self.path = path
         self.is_new = not (path / RUN).exists()
-        self.steps_done = 0
+        self.steps_done = 0  # after how many steps the run had its last final result
         self._config = OmegaConf.to_yaml(dict(settings))
         self._overrides = list(overrides)
         self._lock: Any = None
@@ -70,26 +62,22 @@ class Run:
             if path.is_dir() and any(each.name not in LEFT_BY_A_KILL for each in path.iterdir()):
                 raise UserError(f"{path} is not empty and holds no run; choose another name with run=NAME.")
             self._facts: dict[str, Any] = {"id": secrets.token_hex(8), "resumed_with": []}
-            return
-        self._take_lock()
-        try:
-            self._facts = read_facts(path)
-            refuse_changes(read_settings(path), settings, path)
-            self._sessions = read_sessions(path)
-            self.steps_done = read_result(path)["steps"] if (path / RESULT).exists() else 0
-        except UserError:
-            self.close()
-            raise
-
-    @property
-    def id(self) -> str:
-        """What its checkpoints are marked with."""
-        return self._facts["id"]
+        else:
+            self._take_lock()
+            try:
+                self._facts = read_facts(path)
+                refuse_changes(read_settings(path), settings, path)
+                self._sessions = read_sessions(path)
+                self.steps_done = read_result(path)["steps"] if (path / RESULT).exists() else 0
+            except UserError:
+                self.close()
+                raise
+        self.id: str = self._facts["id"]  # what its checkpoints are marked with
 
     def newest_checkpoint(self, data_digest: str) -> dict[str, Any] | None:
-        """Return the checkpoint to go on from; None if the run is new, or was stopped before its first checkpoint.
+        """Return the checkpoint to resume from; None if the run is new, or was stopped before its first checkpoint.
 
-        The data set, the checkpoints and the metrics must be what they were.
+        The data set, the checkpoints and the metrics must not have changed.
         """
         if self.is_new:
             self._facts["data"] = data_digest
@@ -99,60 +87,44 @@ class Run:
                 f"The data set that was read is not the one that {self.path} was trained on; point dataset.root or "
                 "dataset.path to that one, or start a new run."
             )
-        if not checkpoint.exists(self.path):
-            if self.rows():
+        if not any((self.path / name).exists() for name in (checkpoint.NEWEST, checkpoint.PREVIOUS)):
+            if read_rows(self.path):
                 raise UserError(f"{self.path} has metrics but no checkpoint to go on from; start a new run.")
             return None
         saved = checkpoint.load_checkpoint(self.path, self.id)
-        content = (self.path / METRICS).read_bytes() if (self.path / METRICS).exists() else b""
-        if _mark(content[: saved["metrics"]["size"]]) != saved["metrics"]:
-            raise UserError(
-                f"{self.path / METRICS} is not what it was at the checkpoint; put it back, or start a new run."
-            )
+        metrics, mark = self.path / METRICS, saved["metrics"]
+        content = metrics.read_bytes()[: mark["size"]] if metrics.exists() else b""
+        if {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()} != mark:
+            raise UserError(f"{metrics} is not what it was at the checkpoint; put it back, or start a new run.")
         return saved
 
     def start(self, metrics: Mapping[str, Any] | None = None) -> None:
-        """Make the directory, or go on in it: from here on it is written to.
+        """Make the directory, or resume in it: from here on it is written to.
 
-        Args:
-            metrics: the mark of the metrics at the checkpoint from which the run goes on. Rows that a killed process
-                logged later are dropped; they come again.
+        Rows that a killed process logged after the checkpoint's mark, `metrics`, are dropped; they will come again.
         """
-        try:
+        with self._writing():
             if self.is_new:
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._take_lock()
                 self._facts["overrides"] = self._overrides
             else:
-                added = [each for each in self._overrides if each not in self._facts["overrides"]]
-                self._facts["resumed_with"] = added
+                first = self._facts["overrides"]
+                self._facts["resumed_with"] = [each for each in self._overrides if each not in first]
             write_atomically(self.path / CONFIG, self._config.encode())
             write_json(self.path / RUN, self._facts)
             self._metrics = open(self.path / METRICS, "ab")  # noqa: SIM115, appended to until the process ends
             self._metrics.truncate(metrics["size"] if metrics else 0)
             self._metrics.seek(0, os.SEEK_END)
-        except OSError as error:
-            raise UserError(
-                f"Cannot write to the run directory {self.path} ({error.strerror}); choose another place with "
-                "runs=PATH."
-            ) from None
         self._digest = hashlib.sha256((self.path / METRICS).read_bytes())
         self.is_new = False
 
-    def rows(self) -> list[dict[str, Any]]:
-        """All rows logged so far."""
-        return read_rows(self.path)
-
     def append_metrics(self, row: Mapping[str, Any]) -> None:
-        """Add a row to the metrics; it is on its way to the disk when this returns."""
+        """Append a row to the metrics; when this returns, the operating system has it."""
         line = json.dumps(row, allow_nan=False).encode() + b"\n"
-        try:
+        with writing(self.path / METRICS):
             self._metrics.write(line)
             self._metrics.flush()
-        except OSError as error:
-            raise UserError(
-                f"Cannot write {self.path / METRICS} ({error.strerror}); make room on the disk, then go on with -r."
-            ) from None
         self._digest.update(line)
 
     def metrics_mark(self) -> dict[str, Any]:
@@ -160,26 +132,13 @@ class Run:
         os.fsync(self._metrics.fileno())
         return {"size": self._metrics.tell(), "sha256": self._digest.hexdigest()}
 
-    def picture_path(self, name: str) -> Path:
-        """Where a picture of this name goes, its folder made."""
-        path = self.path / "pictures" / name
-        path.parent.mkdir(exist_ok=True)
-        return path
-
     def record_session(self, facts: Mapping[str, Any]) -> None:
-        """Note how far this process has come, rewriting its entry.
-
-        Sessions are kept apart from checkpoints and metrics, whose bytes do not depend on the clock.
-        """
+        """Note how far this process has come, rewriting its entry."""
         session = {**facts, "seconds": round(time.monotonic() - self._began, 1)}
         write_json(self.path / SESSIONS, [*self._sessions, session])
 
-    def sessions(self) -> list[dict[str, Any]]:
-        """One entry for each process that trained here, this one included."""
-        return read_sessions(self.path)
-
     def write_result(self, result: Mapping[str, Any]) -> None:
-        """Write the final result. The one of a shorter run, extended since, is kept under its number of steps."""
+        """Write the final result. If the run was extended, the earlier result is kept under its number of steps."""
         keep = None
         if self.steps_done not in (0, result["steps"]):
             keep = self.path / f"result-{self.steps_done}-steps.json"
@@ -191,20 +150,21 @@ class Run:
             self._lock.close()
 
     def _take_lock(self) -> None:
-        try:
+        with self._writing():
             self._lock = open(self.path / LOCK, "a")  # noqa: SIM115, held open until the process ends
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise UserError(
-                f"Another process is training in {self.path}; wait until it ends, or start a new run."
-            ) from None
-        except OSError as error:
-            raise UserError(f"Cannot write to the run directory {self.path} ({error.strerror}).") from None
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self.close()
+                message = f"Another process is training in {self.path}; wait until it ends, or start a new run."
+                raise UserError(message) from None
+
+    def _writing(self) -> AbstractContextManager[None]:
+        return writing(f"to the run directory {self.path}", "choose another place with runs=PATH, or let it be written")
 
 
 def path_of_run(settings: Mapping[str, Any]) -> Path:
-    """The directory of the run that the settings ask for: by `resume`, by `run`, or a new one that tells what runs."""
+    """The directory of the run that the settings ask for: by `resume`, by `run`, or a new, descriptive name."""
     if settings["resume"] is not None:
         return Path(settings["resume"])
     runs, name = Path(settings["runs"]).expanduser(), settings["run"]
@@ -269,8 +229,5 @@ def read_result(run: Path) -> dict[str, Any]:
 
 def read_rows(run: Path) -> list[dict[str, Any]]:
     """All rows that a run has logged so far."""
-    return read_json_lines(run / METRICS)
-
-
-def _mark(content: bytes) -> dict[str, Any]:
-    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    path = run / METRICS
+    return [parsed(path, line, dict) for line in path.read_text().splitlines()] if path.exists() else []

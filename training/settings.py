@@ -1,4 +1,4 @@
-"""What is known of the settings of a run as a whole; those of a group are checked where they are used."""
+"""Checks the settings of a run as a whole; those of a group are checked where they are used."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -34,10 +34,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             raise UserError(f"{key} is {value!r}; choose one of its files, as python train.py --help shows them.")
         if key in FLAGS and not isinstance(value, bool):
             raise UserError(f"{key} is {value!r}; it must be true or false.")
-        if key in TEXTS and not isinstance(value, str) and not (value is None and key not in ("runs", "device")):
-            raise UserError(f"{key} is {value!r}; it must be text.")
-    if not settings["runs"]:
-        raise UserError("runs is empty; it must be the folder for run directories, such as runs=runs.")
+        if key in TEXTS and not (isinstance(value, str) and value) and (value is not None or key in ("runs", "device")):
+            raise UserError(f"{key} is {value!r}; it must be text, and not empty.")
     for key in INTERVALS:
         require_whole(key, settings[key])
     require_whole("seed", settings["seed"], least=0)
@@ -46,7 +44,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
 
 
 def refuse_changes(earlier: Mapping[str, Any], now: Mapping[str, Any], run: object) -> None:
-    """Compare the settings of a run with those that are to go on with it."""
+    """Raise UserError if the settings to resume a run with differ from its own, except those that may change."""
     before, after = what_counts(earlier, MAY_CHANGE), what_counts(now, MAY_CHANGE)
     changed = [
         f"{key} (was {before.get(key)!r}, now {after.get(key)!r})"
@@ -58,7 +56,7 @@ def refuse_changes(earlier: Mapping[str, Any], now: Mapping[str, Any], run: obje
 
 
 def what_counts(settings: Mapping[str, Any], leaving_out: tuple[str, ...] = CHANGE_NOTHING) -> dict[str, Any]:
-    """The settings as {"group.key": value}, without those of a list."""
+    """The settings as {"group.key": value}, leaving out those listed."""
     return {
         key: value
         for key, value in flat(settings).items()
@@ -67,7 +65,7 @@ def what_counts(settings: Mapping[str, Any], leaving_out: tuple[str, ...] = CHAN
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values with their keys put together: {"a": {"b": 1}} as {"a.b": 1}."""
+    """Nested values with joined keys: {"a": {"b": 1}} as {"a.b": 1}."""
     values: dict[str, Any] = {}
     for key, value in tree.items():
         values |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: Ctrl-C, a cluster that takes the machine back or is about to end the job."""
+"""Signals that ask a run to stop: Ctrl-C, or a cluster that takes the machine back or is about to end the job."""
 
 import signal
 import sys
@@ -8,12 +8,10 @@ from typing import Any
 
 
 class Interrupted(Exception):
-    """A signal asked the run to stop; it has saved a checkpoint.
+    """A signal asked the run to stop; by the time this leaves the run, a checkpoint has been saved.
 
-    Attributes:
-        signal_number: the signal.
-        handler: what was to happen on the signal before this run noted it, or None for the default, to end. Under
-            submitit, it puts the job back into the queue.
+    `handler` is the handler that the signal had before, or None for the default, which ends the process. Under
+    submitit, it puts the job back into the queue.
     """
 
     def __init__(self, signal_number: int, handler: Any) -> None:
@@ -25,23 +23,18 @@ class Interrupted(Exception):
 class StopSignals:
     """The signal that asked this process to stop, if one has.
 
-    SIGINT is always noted, SIGTERM only where nobody else handles it, SIGUSR1 and SIGUSR2 only where somebody does.
+    SIGINT is always noted, SIGTERM only if nothing else handles it, SIGUSR1 and SIGUSR2 only if something does.
     submitit does: a Slurm job gets one before its time limit and when it is preempted, often together with a SIGTERM,
-    which submitit passes over.
+    which submitit ignores.
     """
 
     def __init__(self) -> None:
-        self._received: list[int] = []
+        self.received: list[int] = []
         self._previous: dict[int, Any] = {}
-
-    @property
-    def received(self) -> bool:
-        """Whether one was received."""
-        return bool(self._received)
 
     def interruption(self) -> Interrupted:
         """The exception for the signal received, or for the SIGTERM that another process received."""
-        number = self._received[0] if self._received else signal.SIGTERM
+        number = self.received[0] if self.received else signal.SIGTERM
         return Interrupted(number, self._previous.get(number))
 
     @contextmanager
@@ -49,8 +42,7 @@ class StopSignals:
         """Within this context signals are noted instead of ending the process; a second one ends it."""
         numbers = [signal.SIGINT]
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-            is_handled = callable(signal.getsignal(number))
-            if is_handled == (number != signal.SIGTERM):
+            if callable(signal.getsignal(number)) == (number != signal.SIGTERM):
                 numbers.append(number)
         self._previous = {number: signal.signal(number, self._note) for number in numbers}
         try:
@@ -60,6 +52,6 @@ class StopSignals:
                 signal.signal(number, handler)
 
     def _note(self, number: int, frame: Any) -> None:
-        self._received.append(number)
+        self.received.append(number)
         signal.signal(number, self._previous[number])
         print(f"{signal.Signals(number).name}: saving a checkpoint before stopping.", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""What the training loop knows of a task, of its data and of its metric."""
+"""What the training loop knows about a task, its data and its metric."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -14,19 +14,12 @@ from hypernets import UserError
 
 @dataclass(frozen=True)
 class Metric:
-    """What a run is judged by; smaller is better.
+    """What runs are judged by; smaller is better."""
 
-    Attributes:
-        key: its name in metrics.jsonl, results and W&B, such as "bits_per_character".
-        title: its name for people.
-        digits: how many digits after the point are worth printing.
-        unit: what is printed behind a value, such as " %".
-    """
-
-    key: str
-    title: str
-    digits: int
-    unit: str = ""
+    key: str  # its name in metrics.jsonl, results and W&B, such as "bits_per_character"
+    title: str  # its name for people
+    digits: int  # how many digits after the point are worth printing
+    unit: str = ""  # what is printed behind a value, such as " %"
 
 
 class TrainingSplit(Protocol):
@@ -77,14 +70,14 @@ class Task(Protocol):
         """
 
     def pictures(self) -> dict[str, np.ndarray | str]:
-        """What to show beside the metrics: name -> image, uint8 [H, W, 3], or a page of HTML."""
+        """What to show besides the metrics: name -> image, uint8 [H, W, 3], or a page of HTML."""
 
     def compile(self) -> None:
-        """Do what `compile=true` asks for; for most tasks that of `nn.Module`."""
+        """Do what `compile=true` asks for; most tasks inherit this from `nn.Module`."""
 
 
 def build_within_memory(build: Callable[[], nn.Module]) -> nn.Module:
-    """Build a network, once it is known that its weights fit into the machine's memory."""
+    """Build a network, after checking that its weights fit into the machine's memory."""
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in build().parameters())
     needed, there = 16 * parameters, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,4 +1,4 @@
-"""A network that a run has trained, with its data: for evaluation, samples and pictures."""
+"""A trained network with its data, for evaluation, samples and pictures."""
 
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,8 @@ from training.tasks import build_task
 
 
 def load_trained(run: Path, device: str) -> tuple[dict[str, Any], Splits, Task, int]:
-    """Return a run's settings, its splits, its task with the network that was best on validation, and its step."""
-    facts, settings = read_facts(run), read_settings(run)
-    best = checkpoint.load_best(run, facts["id"])
-    if best is None:
-        raise UserError(f"The run {run} has no best network that is whole; it is written at the first validation.")
+    """Return a run's settings, its splits, its task with the network that was best on validation, and that step."""
+    facts, settings, best = read_facts(run), read_settings(run), read_best(run)
     splits, task = build_task(settings, start_processes(device))
     if splits.digest != facts["data"]:
         raise UserError(
@@ -26,3 +23,11 @@ def load_trained(run: Path, device: str) -> tuple[dict[str, Any], Splits, Task, 
         )
     load_state(task.network, best["network"])
     return settings, splits, task, best["step"]
+
+
+def read_best(run: Path) -> dict[str, Any]:
+    """Return the checkpoint of a run's network that was best on validation."""
+    best = checkpoint.load_best(run, read_facts(run)["id"])
+    if best is None:
+        raise UserError(f"The run {run} has no best network that is whole; it is written at the first validation.")
+    return best

@@ -1,8 +1,8 @@
 """Mirrors a run to Weights & Biases, offline unless asked otherwise. The page for users is docs/wandb.md.
 
 metrics.jsonl is the truth, and W&B gets a copy. Offline, each process writes one fragment, a W&B file under the id of
-the run. It begins with all rows that the run has by then, so earlier fragments are removed. The exception is what was
-synced: `wandb sync` appends to the rows that the server has, so the new fragment begins after them.
+the run. It begins with all rows that the run has by then, so earlier fragments are removed. The exception is rows that
+were synced: `wandb sync` appends to what the server has, so the new fragment begins after them.
 
 A fragment grows in `wandb_unfinished` and moves to `wandb` once it is whole. So `wandb sync runs/*/wandb` never finds
 the fragment of a process that is running or was killed, and we know which rows were synced without reading it.
@@ -24,13 +24,10 @@ UNFINISHED = "wandb_unfinished"
 
 
 class WandbLogger:
-    """A `training.logger.Logger` that writes a W&B run.
+    """A `training.logger.Logger` that writes a W&B run, which begins with the rows that are there already.
 
-    Args:
-        run_path: the run directory; its name becomes the name of the run.
-        rows: the rows that the run has already, in order.
-        mode: "offline" (no account, no prompt, no network) or "online", where the server says which rows it has.
-        about: project, entity, group, job_type, tags and config, as in `wandb.init`; they win over the environment.
+    The mode is "offline" (no account, no prompt, no network) or "online", where the server says which rows it has.
+    `about` (project, entity, group, job_type, tags, config, as in `wandb.init`) takes precedence over the environment.
     """
 
     def __init__(self, run_path: Path, rows: list[dict[str, float]], mode: str, **about: Any) -> None:
@@ -125,7 +122,7 @@ class WandbLogger:
 
 
 def _start_wandb(mode: str):
-    """Import wandb, so that it is quiet and never prompts; raises as `WandbLogger`."""
+    """Import wandb so that it is quiet and never prompts; raises what `WandbLogger` raises."""
     os.environ["WANDB_MODE"] = mode  # parts of wandb read only this
     os.environ.pop("WANDB_SERVICE", None)  # a parent's wandb process would outlive a kill of this one
     if mode == "offline":

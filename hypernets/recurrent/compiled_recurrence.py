@@ -1,12 +1,12 @@
 """The fast path of the recurrent layers: what `run_cell` in layer.py defines, in another order.
 
-    products with x_t       one a matrix for a block of time steps
-    products with h_{t-1}   one a matrix and step, the matrix laid out for it once a sequence
-    the rest of a step      the cell's `forward`, traced to a graph and compiled; its derivative is another
-    gradients of matrices   one product for a block of time steps instead of one a step
-    kept for the backward   the state and the products with h_{t-1} of every step; all else is computed again
+    products with x_t       one per matrix for a block of time steps
+    products with h_{t-1}   one per matrix and step; the matrix is laid out for this once per sequence
+    the rest of a step      the cell's `forward`, traced to a graph and compiled; its derivative is another graph
+    gradients of matrices   one product for a block of time steps instead of one per step
+    kept for the backward   the state and the products with h_{t-1} of every step; all else is recomputed
 
-A cell's maths stands in its `forward` alone: its derivative is found by automatic differentiation, here too.
+A cell's maths is only in its `forward`: its derivative is found by automatic differentiation here, too.
 The shape legend is in layer.py.
 """
 
@@ -35,8 +35,7 @@ SMALLEST_LAID_OUT, FEWEST_STEPS_LAID_OUT = 2**17, 8
 def run_cell_compiled(cell: nn.Module, input: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Do what `run_cell` does, faster; the arguments, the result and the random numbers drawn are the same.
 
-    The first call with a batch of another size compiles, which takes seconds. Under autocast the matrix products
-    are in its type, state and sums over time in float32. Second derivatives are not supported.
+    Under autocast the matrix products are in its type, state and sums over time in float32.
     """
     device = input.device.type
     autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
@@ -68,7 +67,7 @@ class Operands(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What there is to know of a computation besides its tensors."""
+    """What describes a computation besides its tensors."""
 
     cell: nn.Module
     autocast: torch.dtype | None
@@ -178,7 +177,7 @@ class MatrixGradients:
         self._dtype = weights[0].dtype
 
     def add(self, vectors: Tensor) -> None:
-        """Add those of a block, in which the matrices multiplied `vectors`, [at most block, B, columns]."""
+        """Add the gradients of a block, in which the matrices multiplied `vectors`, [at most block, B, columns]."""
         vectors, steps = vectors.flatten(0, 1).to(self.d_products[0].dtype), len(vectors)
         blocks = [d_product[:steps].flatten(0, 1).t() for d_product in self.d_products]
         if not self.totals:
@@ -191,7 +190,7 @@ class MatrixGradients:
                 total += block @ vectors
 
     def d_multiplied(self, weights: Sequence[Tensor], steps: int) -> Tensor:
-        """Return the gradient of what the matrices multiplied in a block of so many steps."""
+        """Return the gradient of what the matrices multiplied in a block of this many steps."""
         pairs = zip(self.d_products, weights, strict=True)
         return sum(d_product[:steps] @ weight.to(d_product.dtype) for d_product, weight in pairs)
 
@@ -199,7 +198,7 @@ class MatrixGradients:
 class StepGraph:
     """One time step of a cell, or its derivative, as a compiled function of a list of tensors.
 
-    The tensors come in groups, those in brackets being written to. Masks that are None are left out.
+    The tensors come in groups; those in brackets are written to. Masks that are None are left out.
 
         next_state  products with h_{t-1}, products with x_t, state without h, masks, parameters, [h]
                     -> new state without h
@@ -271,8 +270,7 @@ class StepGraph:
 def compile_graph(function: Callable, tensors: list[Tensor]) -> Callable:
     """Trace a function for tensors of these shapes and layouts, and compile it.
 
-    Where that is not possible, for want of a compiler as a rule, a warning says so and the result is the traced
-    function as it is.
+    If that fails, usually for lack of a compiler, a warning says so and the traced function is returned as it is.
     """
     tensors = [tensor.detach() for tensor in tensors]
     fused = make_fx(function, REWRITTEN, tracing_mode="fake")(*tensors)
@@ -309,7 +307,7 @@ def input_multiplier(weights: Sequence[Tensor], dtype: torch.dtype, input: Tenso
 
 
 def multiplier(weight: Tensor, steps: int) -> Callable[[Tensor], Tensor]:
-    """Return the function from vectors x [..., columns] to W x [..., rows], for use in so many steps."""
+    """Return the function from vectors x [..., columns] to W x [..., rows], for use in this many steps."""
     is_float32, is_bfloat16 = weight.dtype == torch.float32, weight.dtype == torch.bfloat16
     has_layout = weight.device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
     has_layout = has_layout and (is_float32 or is_bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -1,11 +1,9 @@
 """The generating part of a dynamic hypernetwork (section 3.2): from the hyper cell to the weights.
 
-In this package a hypernetwork is a network that generates the weights of a main network, or scales them, from
-embeddings z by linear projections. The static one (static.py) has an embedding for each basic kernel, which
-it learns. The dynamic one computes its embeddings anew at every time step: a small recurrent cell, the hyper
-cell, reads x^_t = [x_t; h_{t-1}], and `Embeddings` projects its output. Static embeddings generate whole
-kernels; dynamic ones generate whole matrices (`GeneratedWeights` in hyperrnn.py) or the scales of a fixed
-matrix's rows (`RowScales`).
+The static hypernetwork (static.py) learns an embedding z for each basic kernel. A dynamic one computes its embeddings
+anew at every time step: the hyper cell, a small recurrent cell, reads x^_t = [x_t; h_{t-1}], and `Embeddings` projects
+its output. Linear projections turn these into whole matrices (`GeneratedWeights` in hyperrnn.py), or into scales for
+the rows of a learned matrix (`RowScales`).
 """
 
 import torch
@@ -18,8 +16,8 @@ INITIAL_ROW_SCALE = 0.1  # A.2.3
 class Embeddings(nn.Module):
     """The embeddings z_h, z_x and z_b of each gate, projected from the hyper cell's h^ (Eq. 6, Eq. 11).
 
-    Initialisation (A.2.3): z_h and z_x start at 1 whatever h^ is (weights zero, biases one); the projection
-    to z_b, which has no bias, starts with normal weights of standard deviation 0.01.
+    Initialisation (A.2.3): z_h and z_x start at 1 for any h^ (weights zero, biases one); the projection to z_b,
+    which has no bias, starts with normal weights of standard deviation 0.01.
     """
 
     def __init__(self, hyper_size: int, embedding_size: int, gates: int) -> None:

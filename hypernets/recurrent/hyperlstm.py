@@ -12,15 +12,12 @@ from hypernets.recurrent.lstm import LSTMCell
 
 
 class HyperLSTMState(NamedTuple):
-    """State of a HyperLSTM, of the main network [num_layers, B, H] and of the hyper cell [num_layers, B, H^].
+    """State of a HyperLSTM; in a cell the tensors have no first axis."""
 
-    In a cell the tensors have no first axis.
-    """
-
-    h: Tensor
-    c: Tensor
-    hyper_h: Tensor
-    hyper_c: Tensor
+    h: Tensor  # [num_layers, B, H]
+    c: Tensor  # [num_layers, B, H]
+    hyper_h: Tensor  # [num_layers, B, H^]
+    hyper_c: Tensor  # [num_layers, B, H^]
 
 
 class HyperLSTMCell(LSTMCell):
@@ -32,11 +29,11 @@ class HyperLSTMCell(LSTMCell):
         y_t = LN(d_h^y * (W_h^y h_{t-1}) + d_x^y * (W_x^y x_t) + b^y)                          Eq. 12
 
     for each gate y; c_t and h_t follow as in `LSTMCell` (Eq. 13). Eq. 11 prints h^_{t-1}; like the authors'
-    released cell this one uses the hyper cell's new output h^_t.
+    released cell, this one uses the hyper cell's new output h^_t.
 
-    Parameters: of the main network those of `LSTMCell`, its bias being b_0; of the hypernetwork `hyper_cell`,
-    an LSTMCell that has layer norm where the main one has, `embeddings` and `row_scales`. The columns of the
-    hyper cell's weight_x stand for x_t, then h_{t-1}. The arguments are those of `HyperLSTM`.
+    Parameters: the main network has those of `LSTMCell`, with b_0 as its bias. The hypernetwork has `hyper_cell`
+    (an LSTMCell, with layer norm if the main one has it), `embeddings` and `row_scales`. The columns of the hyper
+    cell's weight_x are for x_t, then h_{t-1}. The arguments are those of `HyperLSTM`.
     """
 
     state_type = HyperLSTMState
@@ -97,15 +94,15 @@ class HyperLSTMCell(LSTMCell):
 
 
 class HyperLSTM(RecurrentLayer):
-    """HyperLSTM or Layer Norm HyperLSTM, called the way `torch.nn.LSTM` is (see `RecurrentLayer`).
+    """HyperLSTM or Layer Norm HyperLSTM, called like `torch.nn.LSTM` (see `RecurrentLayer`).
 
     The state is a `HyperLSTMState`. `layer.cells[k]` has the parameters of layer k; the row scales of a
     state's last time step are `cell.row_scales(*cell.embeddings(state.hyper_h[k]))`.
 
-    Args: those of `LSTM`, layer_norm and forget_bias being for the main network and the hyper cell, and
+    Args: those of `LSTM` (layer_norm and forget_bias apply to the main network and to the hyper cell), and
         hyper_size: units of the hyper cell.
         embedding_size: N_z.
-        hyper_recurrent_dropout: the same as recurrent_dropout, in the hyper cell (the paper's largest enwik8 model).
+        hyper_recurrent_dropout: recurrent_dropout of the hyper cell (used in the paper's largest enwik8 model).
 
     Raises:
         UserError: a size below one or a dropout outside [0, 1).

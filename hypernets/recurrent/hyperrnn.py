@@ -16,13 +16,10 @@ from hypernets.recurrent.layer import Masks, RecurrentLayer, Tensors
 
 
 class HyperRNNState(NamedTuple):
-    """State of a HyperRNN, of the main network [num_layers, B, H] and of the hyper cell [num_layers, B, H^].
+    """State of a HyperRNN; in a cell the tensors have no first axis."""
 
-    In a cell the tensors have no first axis.
-    """
-
-    h: Tensor
-    hyper_h: Tensor
+    h: Tensor  # [num_layers, B, H]
+    hyper_h: Tensor  # [num_layers, B, H^]
 
 
 class GeneratedWeights(nn.Module):
@@ -31,9 +28,8 @@ class GeneratedWeights(nn.Module):
     Parameters: weight_hz [H, H, N_z], weight_xz [H, I, N_z], weight_bz [H, N_z], bias [H], that is N_z times
     the weights of a plain RNN.
 
-    Initialisation, which the paper leaves open: every slice of weight_hz and weight_xz is orthogonal, scaled
-    so that the entries of the generated matrix have the size that the row-scaled form starts with; weight_bz
-    and b_0 zero.
+    Initialisation, which the paper leaves open: every slice of weight_hz and weight_xz is orthogonal, scaled so that
+    the entries of the generated matrix start as large as in the row-scaled form; weight_bz and b_0 are zero.
     """
 
     def __init__(self, input_size: int, hidden_size: int, embedding_size: int) -> None:
@@ -109,21 +105,13 @@ class HyperRNNCell(nn.Module):
     where `weights` supplies the argument of phi in Eq. 5, in the full or in the row-scaled form. As in
     `HyperLSTM` the embeddings come from the hyper cell's new output.
 
-    Parameters: `weights`; of the hypernetwork hyper_weight_x [H^, I + H], hyper_weight_h [H^, H^], hyper_bias
-    [H^] and `embeddings`. The hyper cell's matrices start orthogonal, its bias at zero. The arguments are those of
-    `HyperRNN`.
+    Parameters: `weights`; the hypernetwork has hyper_weight_x [H^, I + H], hyper_weight_h [H^, H^], hyper_bias [H^] and
+    `embeddings`. The hyper cell's matrices start orthogonal, its bias at zero. The arguments are those of `HyperRNN`.
     """
 
     state_type = HyperRNNState
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        hyper_size: int = 128,
-        embedding_size: int = 4,
-        form: str = "row_scaled",
-    ) -> None:
+    def __init__(self, input_size: int, hidden_size: int, hyper_size: int, embedding_size: int, form: str) -> None:
         super().__init__()
         require_whole("hyper_size", hyper_size)
         require_whole("embedding_size", embedding_size)
@@ -162,7 +150,7 @@ class HyperRNNCell(nn.Module):
 
 
 class HyperRNN(RecurrentLayer):
-    """HyperRNN, called the way `torch.nn.LSTM` is (see `RecurrentLayer`). The state is a `HyperRNNState`.
+    """HyperRNN, called like `torch.nn.LSTM` (see `RecurrentLayer`). The state is a `HyperRNNState`.
 
     Args: those of `RecurrentLayer`, and
         hyper_size: units of the hyper cell.

@@ -31,13 +31,13 @@ Masks = tuple[Tensor | None, ...]
 
 
 class RecurrentLayer(nn.Module):
-    """A stack of recurrent cells, called the way `torch.nn.LSTM` is; each cell reads the h of the one below.
+    """A stack of recurrent cells, called like `torch.nn.LSTM`; each cell reads the h of the one below.
 
     Args:
         input_size: I; where the input is token ids, the size of the vocabulary.
         hidden_size: H, units of the main network in every cell.
         num_layers: cells in the stack.
-        batch_first: whether input and output are [B, T, ...] and not [T, B, ...]. The state is the same in both cases.
+        batch_first: whether input and output are [B, T, ...] instead of [T, B, ...]. The state is the same either way.
         cell_settings: the other arguments of `cell_type`.
     """
 
@@ -58,12 +58,12 @@ class RecurrentLayer(nn.Module):
         self._run_cell: Callable = run_cell
 
     def compile(self) -> None:
-        """Take the fast path from now on (compiled_recurrence.py): the same results, rounding apart.
+        """Take the fast path from now on (compiled_recurrence.py): the same results, except for rounding.
 
-        The first call with a batch of another size then takes seconds, since it compiles one time step; what is
-        compiled stays in PyTorch's cache for the next process. Needs a C++ compiler on a CPU and Triton on a GPU;
-        without, a warning says so and a slower version of the same path runs. Second derivatives, and
-        `torch.func` transforms of the layer, need the layer as it is without this call.
+        The first call with each batch size then takes seconds, since it compiles one time step; PyTorch's cache keeps
+        the compiled code for the next process. Needs a C++ compiler on a CPU and Triton on a GPU; without it, a
+        warning says so and a slower version of the same path runs. Second derivatives, and `torch.func` transforms
+        of the layer, work only without this call.
         """
         from hypernets.recurrent.compiled_recurrence import run_cell_compiled  # here, since importing it takes a second
 
@@ -146,9 +146,9 @@ class RecurrentLayer(nn.Module):
 def run_cell(cell: nn.Module, input: Tensor, state: Tensors) -> tuple[Tensor, Tensors]:
     """Run one cell over a sequence [T, B, I], or token ids [T, B], step by step.
 
-    This loop is the definition of what a layer computes; any faster way is held to it. It goes from the cell's own
-    state before the first step, each tensor [B, units], to h at every time step, [T, B, H], and the state after the
-    last one.
+    This loop defines what a layer computes; any faster way must agree with it. It takes the cell's own state before
+    the first step, each tensor [B, units], and returns h at every time step, [T, B, H], and the state after the last
+    one.
     """
     x_products = [input_product(input, weight) for weight in cell.input_weights()]
     recurrent_weights = cell.recurrent_weights()
@@ -180,14 +180,3 @@ def input_product(input: Tensor, weight: Tensor) -> Tensor:
     The input is [T, B, I], or token ids [T, B]: the product with a one-hot vector is a column of the matrix.
     """
     return F.embedding(input.long(), weight.t()) if is_token_ids(input) else F.linear(input, weight)
-
-
-def dropout_mask(input: Tensor, units: int, probability: float, like: Tensor) -> Tensor | None:
-    """Draw the masks of recurrent dropout for a whole sequence [T, B, ...], a fresh one for each time step.
-
-    All random numbers of a layer are drawn here, from the default generator of PyTorch: [T, B, units] of zeros and
-    1 / (1 - probability), of the type and on the device of `like`; None where nothing is dropped.
-    """
-    if probability == 0:
-        return None
-    return F.dropout(like.new_ones(*input.shape[:2], units), probability)

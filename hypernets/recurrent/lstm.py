@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hypernets.errors import require_number, require_whole
-from hypernets.recurrent.layer import Masks, RecurrentLayer, Tensors, dropout_mask
+from hypernets.recurrent.layer import Masks, RecurrentLayer, Tensors
 
 LAYER_NORM_EPSILON = 1e-3  # of the authors' released cell
 
@@ -69,9 +69,14 @@ class LSTMCell(nn.Module):
         return (self.weight_h,)
 
     def dropout_masks(self, input: Tensor) -> Masks:
-        """Draw the masks of recurrent dropout, [T, B, H]; None in evaluation mode or without dropout."""
-        probability = self.recurrent_dropout if self.training else 0
-        return (dropout_mask(input, self.hidden_size, probability, like=self.bias),)
+        """Draw a mask of recurrent dropout for each time step, [T, B, H] of zeros and 1 / (1 - probability).
+
+        All random numbers of a layer are drawn here, from the default generator of PyTorch. The mask is None in
+        evaluation mode or without dropout.
+        """
+        if not self.training or self.recurrent_dropout == 0:
+            return (None,)
+        return (F.dropout(self.bias.new_ones(*input.shape[:2], self.hidden_size), self.recurrent_dropout),)
 
     def forward(self, h_products: Tensors, x_products: Tensors, state: LSTMState, masks: Masks) -> LSTMState:
         """Take one time step from W_h h_{t-1} and W_x x_t, each [B, 4H], the state and a mask [B, H] or None."""
@@ -109,10 +114,10 @@ def orthogonal_per_gate(hidden_size: int, columns: int) -> Tensor:
 
 
 class LSTM(RecurrentLayer):
-    """LSTM or Layer Norm LSTM, called the way `torch.nn.LSTM` is (see `RecurrentLayer`).
+    """LSTM or Layer Norm LSTM, called like `torch.nn.LSTM` (see `RecurrentLayer`).
 
-    The state is an `LSTMState`, that is `(h, c)`. Unlike `torch.nn.LSTM`, this layer has one bias vector, the gate
-    order i, g, f, o, and a bias of the forget gate that is added at run time, after layer norm.
+    The state is an `LSTMState`, that is `(h, c)`. Unlike `torch.nn.LSTM`, this layer has only one bias vector, the
+    gate order i, g, f, o, and a forget bias that is added at run time, after layer norm.
 
     Args: those of `RecurrentLayer`, and
         layer_norm: whether to normalise each gate and the c that h reads (epsilon 1e-3). The gate bias stays.

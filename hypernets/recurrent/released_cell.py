@@ -1,4 +1,4 @@
-"""Weights of the authors' released TensorFlow cells, brought over by name.
+"""Loads the weights of the authors' released TensorFlow cells by name.
 
 The released cells store matrices as [inputs, outputs] and stack the gates in the order i, j, f, o, where j is
 the paper's g; a layer of this package stacks them the same way, transposed.
@@ -17,22 +17,14 @@ from hypernets.recurrent.lstm import LSTM
 
 
 class ReleasedArray(NamedTuple):
-    """Where an array of a released cell lies in a layer: in a parameter of its `state_dict()`."""
+    """Where a layer keeps an array of a released cell: in which parameter of its `state_dict()`."""
 
     parameter: str
-    gate: int | None = None  # whose block of rows it is, counted in i, g, f, o; None for all rows
+    gate: int | None = None  # index in i, g, f, o of the gate whose rows it is; None for all rows
 
     def view(self, tensor: Tensor) -> Tensor:
         """Return the view of the parameter, or of its gradient, that has the array's shape and layout."""
         return (tensor if self.gate is None else tensor.chunk(4)[self.gate]).t()
-
-
-def released_arrays(layer: LSTM | HyperLSTM) -> dict[str, ReleasedArray]:
-    """Return the place of each array of the released cell in a one-layer LSTM or HyperLSTM.
-
-    The names have no scope: "W_xh", not "HyperLSTMCell/W_xh".
-    """
-    return _places(isinstance(layer, HyperLSTM), layer.cells[0].layer_norm)
 
 
 def load_released_cell(arrays: Mapping[str, Any]) -> LSTM | HyperLSTM:
@@ -40,16 +32,16 @@ def load_released_cell(arrays: Mapping[str, Any]) -> LSTM | HyperLSTM:
 
     Args:
         arrays: the weights of one released HyperLSTMCell or LSTMCell by the names of their TensorFlow variables, with
-            or without a scope in front ("rnn/HyperLSTMCell/W_xh" or "W_xh"); numpy arrays or tensors. The kind of
-            cell, layer norm and all sizes follow from them, and the layer has the type of W_xh.
+            or without a scope in front ("rnn/HyperLSTMCell/W_xh" or "W_xh"); numpy arrays or tensors. They determine
+            the kind of cell, layer norm and all sizes, and the layer has the dtype of W_xh.
 
     Raises:
-        UserError: names that are missing or unknown, or arrays of a wrong shape; the message names them.
+        UserError: names that are missing or unknown, or arrays of the wrong shape; the message names them.
     """
     scope, is_hyper = _scope_and_kind(arrays)
     tensors = {name: torch.as_tensor(array) for name, array in arrays.items()}
     layer_norm = any(name.rsplit("/", 1)[-1] in ("ln_gamma", "ln_beta") for name in tensors)
-    places = _places(is_hyper, layer_norm)
+    places = released_arrays(is_hyper, layer_norm)
 
     kind = f"{'layer-normalised ' if layer_norm else ''}{'HyperLSTM' if is_hyper else 'LSTM'}"
     unknown = sorted(set(tensors) - {scope + name for name in places})
@@ -84,7 +76,7 @@ def load_released_cell(arrays: Mapping[str, Any]) -> LSTM | HyperLSTM:
     return layer
 
 
-def _places(is_hyper: bool, layer_norm: bool) -> dict[str, ReleasedArray]:
+def released_arrays(is_hyper: bool, layer_norm: bool) -> dict[str, ReleasedArray]:
     """Return the place of each array of a released cell in a layer, by its name without a scope."""
     of_lstm = {"W_xh": "weight_x", "W_hh_i": "weight_h", "bias": "bias"}
     if layer_norm:
@@ -109,12 +101,12 @@ def _places(is_hyper: bool, layer_norm: bool) -> dict[str, ReleasedArray]:
 def _scope_and_kind(arrays: Mapping[str, Any]) -> tuple[str, bool]:
     """Return the scope in front of the cell's own names, and whether the cell is a HyperLSTM.
 
-    Taken is what explains most of the names, so that one missing or unknown name is reported as just that.
+    The pair that explains most of the names wins, so that one missing or unknown name is reported as just that.
     The LSTM comes first to win a tie: its names could be those of a HyperLSTM's inner LSTMCell.
     """
     explained: Counter[tuple[str, bool]] = Counter()
     for is_hyper in (False, True):
-        own_names = _places(is_hyper, layer_norm=True)
+        own_names = released_arrays(is_hyper, layer_norm=True)
         for name in arrays:
             scopes = {name.removesuffix(own) for own in own_names if name == own or name.endswith("/" + own)}
             explained.update((scope, is_hyper) for scope in scopes)

@@ -1,6 +1,6 @@
-"""Operations of a time step, rewritten so that a compiler makes fast code of them (see compiled_recurrence.py).
+"""Operations of a time step, rewritten so that a compiler turns them into fast code (see compiled_recurrence.py).
 
-Each is the operation of its name, to rounding; NotImplemented leaves it as it is.
+Each computes the operation that it is named after, up to rounding; NotImplemented leaves that operation as it is.
 """
 
 import torch
@@ -31,7 +31,7 @@ def bmm(left: Tensor, right: Tensor) -> Tensor:
 
 
 def tanh(x: Tensor) -> Tensor:
-    """Hyperbolic tangent of float32 on a CPU: a quotient of polynomials there is six times as fast as the library's."""
+    """Hyperbolic tangent of float32 on a CPU: a quotient of polynomials, six times as fast there as the library's."""
     if x.dtype != torch.float32 or x.device.type != "cpu":
         return NotImplemented
     x = x.clamp(-TANH_IS_ONE_FROM, TANH_IS_ONE_FROM)

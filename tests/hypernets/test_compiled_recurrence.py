@@ -15,8 +15,6 @@ from hypernets.recurrent.hyperrnn import HyperRNN
 from hypernets.recurrent.layer import detach_state
 from hypernets.recurrent.lstm import LSTM
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 without_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 LAYERS = {
     "lstm": LSTM,

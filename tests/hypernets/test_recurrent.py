@@ -6,7 +6,6 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.func import functional_call
 
 from hypernets import UserError
@@ -14,8 +13,6 @@ from hypernets.recurrent.hyperlstm import HyperLSTM, HyperLSTMCell, HyperLSTMSta
 from hypernets.recurrent.hyperrnn import HyperRNN, HyperRNNState
 from hypernets.recurrent.layer import detach_state
 from hypernets.recurrent.lstm import LSTM, LSTMCell, LSTMState
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 LAYERS = {
     "lstm": LSTM,
@@ -152,12 +149,6 @@ def test_the_state_is_a_named_tuple_that_is_detached_and_saved(kind):
     assert_same(layer(input, restored), layer(input, state))
 
 
-def test_a_state_of_torch_lstm_is_detached_too():
-    _, state = nn.LSTM(3, 4)(torch.randn(2, 1, 3))
-    h, c = detach_state(state)
-    assert not h.requires_grad and not c.requires_grad
-
-
 @every_layer
 def test_autocast_keeps_the_state_in_float32(kind):
     layer = make_layer(kind, num_layers=2).float()
@@ -172,29 +163,6 @@ def test_autocast_keeps_the_state_in_float32(kind):
 
 
 # Against what is known
-
-
-@pytest.mark.parametrize("num_layers", [1, 2])
-def test_lstm_is_that_of_torch(num_layers):
-    layer = make_layer("lstm", num_layers=num_layers)
-    builtin = nn.LSTM(3, 4, num_layers).double()
-
-    def in_torch_order(stacked):
-        i, g, f, o = stacked.chunk(4)
-        return torch.cat([i, f, g, o])
-
-    forget_bias = torch.tensor([0.0, 1.0, 0.0, 0.0]).repeat_interleave(4)
-    with torch.no_grad():
-        for index, cell in enumerate(layer.cells):
-            getattr(builtin, f"weight_ih_l{index}").copy_(in_torch_order(cell.weight_x))
-            getattr(builtin, f"weight_hh_l{index}").copy_(in_torch_order(cell.weight_h))
-            getattr(builtin, f"bias_ih_l{index}").copy_(in_torch_order(cell.bias))
-            getattr(builtin, f"bias_hh_l{index}").copy_(forget_bias)
-    input, state = torch.randn(6, 2, 3, dtype=torch.float64), random_state(layer, 2)
-    output, final_state = layer(input, state)
-    expected, expected_state = builtin(input, state)
-    assert_same(output, expected)
-    assert_same(tuple(final_state), expected_state)
 
 
 def test_hyperrnn_forms_agree_where_the_full_tensor_scales_rows():
@@ -245,26 +213,6 @@ def test_row_scales_start_at_a_tenth(layer_norm):
     assert (b == 0).all()
     assert (cell.bias == 0).all() and (cell.hyper_cell.bias == 0).all()
     assert 0 < cell.embeddings.z_b.weight.abs().max() < 0.05
-
-
-@pytest.mark.parametrize("layer_norm", [False, True])
-def test_gates_start_as_those_of_the_lstm_scaled_by_a_tenth(layer_norm):
-    hyperlstm = HyperLSTM(5, 7, hyper_size=6, layer_norm=layer_norm)
-    lstm = LSTM(5, 7, layer_norm=layer_norm)
-    lstm.load_state_dict(hyperlstm.state_dict(), strict=False)
-    state, x = random_state(hyperlstm, 2), torch.randn(1, 2, 5)
-    recorded = []
-    for layer, layer_state in ((hyperlstm, state), (lstm, state[:2])):
-        cell = layer.cells[0]
-
-        def record(gates, c, mask, update=cell.update):
-            recorded.append(gates)
-            return update(gates, c, mask)
-
-        cell.update = record
-        layer(x, layer_state)
-    assert recorded[1].abs().max() > 0.1
-    torch.testing.assert_close(recorded[0], 0.1 * recorded[1])
 
 
 @pytest.mark.parametrize(
@@ -359,10 +307,7 @@ def test_dropout_of_the_hyper_cell_is_its_own():
     ("make", "word"),
     [
         (lambda: LSTM(0, 4), "input_size is 0; it must be a whole number of at least 1"),
-        (lambda: LSTM(3, 4.0), "hidden_size"),
-        (lambda: HyperRNN(3, 4, num_layers=0), "num_layers"),
         (lambda: HyperLSTM(3, 4, hyper_size=0), "hyper_size"),
-        (lambda: HyperLSTM(3, 4, embedding_size=-1), "embedding_size"),
         (lambda: LSTM(3, 4, recurrent_dropout=1.0), "recurrent_dropout"),
         (lambda: HyperLSTM(3, 4, hyper_recurrent_dropout=-0.1), "hyper_recurrent_dropout"),
         (lambda: HyperRNN(3, 4, form="fast"), "row_scaled, full"),
@@ -382,10 +327,8 @@ def test_bad_inputs_and_states_are_refused(kind):
         (torch.zeros(5, 3),),
         (torch.zeros(0, 2, 3),),
         (torch.zeros(5, 2, 3, dtype=torch.int64),),
-        (torch.zeros(5, 0, dtype=torch.int64),),
         (torch.tensor([[0, 3]]),),
         (torch.tensor([[-1, 2]]),),
-        (torch.zeros(5, 2, dtype=torch.bool),),
         (input, state[:1]),
         (input, layer.initial_state(3)),
     ):

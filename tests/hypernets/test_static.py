@@ -130,7 +130,6 @@ def test_autocast_leaves_the_generator_in_full_precision():
         ([(16, 16)], {}, ["layers.0.weight", "[16, 16]", "tileable_kernels"]),
         ([], {}, ["at least one"]),
         ([(16, 16, 3, 3)], {"embedding_size": 0}, ["embedding_size", "0"]),
-        ([(16, 16, 3, 3)], {"projection_size": "64"}, ["projection_size", "'64'"]),
     ],
 )
 def test_kernels_and_sizes_that_do_not_fit_are_refused(shapes, settings, words):

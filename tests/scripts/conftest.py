@@ -1,9 +1,12 @@
 """How the tests call a script, and the small runs that scripts read."""
 
+import sys
 from pathlib import Path
 
 import matplotlib
 import pytest
+
+from scripts import train_command
 
 matplotlib.use("Agg")
 
@@ -12,6 +15,19 @@ matplotlib.use("Agg")
 def call_script(launcher):
     """Calls a script of scripts/ in this process: call_script(name, *arguments)."""
     return lambda name, *arguments: launcher.call(*map(str, arguments), program=f"scripts/{name}.py")
+
+
+@pytest.fixture
+def train_here(launcher, monkeypatch):
+    """Lets the scripts train in this process, too."""
+
+    def run_training(*commands):
+        for command in commands:
+            done = launcher.call(*command)
+            if done.returncode:
+                sys.exit(done.returncode)
+
+    monkeypatch.setattr(train_command, "run_training", run_training)
 
 
 @pytest.fixture

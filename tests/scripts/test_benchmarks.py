@@ -1,7 +1,5 @@
 """The benchmarks: what they count, and how figures become tables."""
 
-from benchmarks.report import table
-
 
 def test_operations_of_a_training_step(launcher):
     def convolution(c_in, c_out, size):
@@ -16,14 +14,3 @@ def test_operations_of_a_training_step(launcher):
     plain, hyper = (int(cell.replace(",", "")) for cell in row.split("|")[2:4])
     assert plain == 3 * forward - stem  # no gradient with respect to the images
     assert 1 < hyper / plain < 1.01
-
-
-def test_nested_figures_as_a_table():
-    figures = {"small": {"training": {"seconds": 0.5, "ratio": 1.0}}, "large": {"training": {"ratio": 1234.5}}}
-    assert table(figures, "network") == [
-        "| network | seconds | ratio |",
-        "| --- | ---: | ---: |",
-        "| small, training | 0.500 | 1.000 |",
-        "| large, training |  | 1,234 |",
-        "",
-    ]

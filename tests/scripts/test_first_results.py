@@ -1,7 +1,7 @@
 """`make train`: four runs on the bundled data, and their table."""
 
 
-def test_table(launcher):
+def test_table(launcher, train_here):
     given = ("steps=1", "logger=none", "device=cpu", f"runs={launcher.runs}")
     done = launcher.call(*given, program="scripts/first_results.py")
     assert done.returncode == 0, done.stderr

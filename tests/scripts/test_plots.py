@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from scripts.plot_curves import draw
+from scripts.plot import draw_curves
 
 
 def test_kernels_of_two_runs(call_script, finished, tmp_path):
     for options, kernels in ((), 2), (("--kernels", "stem.weight"), 1):
         picture = tmp_path / "kernels.png"
-        done = call_script("plot_kernels", finished, finished, "--output", picture, *options)
+        done = call_script("plot", "kernels", finished, finished, "--output", picture, *options)
         assert done.returncode == 0, done.stderr
         pixels = imread(picture)
         assert pixels.shape[1] / pixels.shape[0] == 2 / kernels
@@ -23,7 +23,7 @@ def test_kernels_of_two_runs(call_script, finished, tmp_path):
 
 def test_cell_states_of_two_runs(call_script, text_runs, tmp_path):
     picture = tmp_path / "cell_states.png"
-    done = call_script("plot_cell_states", *text_runs, "--characters", 80, "--device", "cpu", "--output", picture)
+    done = call_script("plot", "cell_states", *text_runs, "--characters", 80, "--output", picture)
     assert done.returncode == 0, done.stderr
     pixels = imread(picture)
     left, right = np.array_split(np.ptp(pixels[..., :3], axis=2) > 0.2, 2, axis=1)
@@ -32,17 +32,16 @@ def test_cell_states_of_two_runs(call_script, text_runs, tmp_path):
 
 def test_curves_of_two_runs(call_script, text_runs, tmp_path):
     for name, options in (("curves.png", ()), ("loss.png", ("--metric", "train/loss", "--axis", "examples"))):
-        done = call_script("plot_curves", *text_runs, *options, "--output", tmp_path / name)
+        done = call_script("plot", "curves", *text_runs, *options, "--output", tmp_path / name)
         assert done.returncode == 0, done.stderr
     assert (imread(tmp_path / "curves.png") != imread(tmp_path / "loss.png")).any()
 
 
-def test_seeds_of_a_row_share_a_colour_and_a_line_of_the_legend(monkeypatch, tmp_path):
-    kept = []
-    monkeypatch.setattr(plt, "close", kept.append)
+def test_seeds_of_a_row_share_a_colour_and_a_line_of_the_legend():
     lines = [(label, [0, 1], [seed, 1]) for label in ("plain", "hyper") for seed in (0, 1)]
-    draw(lines, "step", "validation/error", tmp_path / "curves.png")
-    (axes,) = kept[0].axes
+    figure = draw_curves(lines, "step", "validation/error")
+    (axes,) = figure.axes
+    plt.close(figure)
     colours = [line.get_color() for line in axes.get_lines()]
     assert colours[0] == colours[1] != colours[2] == colours[3]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["plain", "hyper"]
@@ -51,30 +50,30 @@ def test_seeds_of_a_row_share_a_colour_and_a_line_of_the_legend(monkeypatch, tmp
 @pytest.mark.parametrize(
     ("script", "run", "options", "words"),
     [
-        ("plot_kernels", "nothing", (), ("no run",)),
-        ("plot_kernels", "text", (), ("no kernels",)),
-        ("plot_kernels", "images", ("--kernels", "conv9"), ("no kernel 'conv9'", "stem.weight")),
-        ("plot_cell_states", "nothing", (), ("no run",)),
-        ("plot_cell_states", "images", (), ("no cell state",)),
-        ("plot_cell_states", "text", ("--characters", "0"), ("--characters is 0",)),
-        ("plot_curves", "nothing", (), ("no run",)),
-        ("plot_curves", "images", ("--metric", "train/speed"), ("not logged train/speed", "train/loss")),
+        ("kernels", "nothing", (), ("no run",)),
+        ("kernels", "text", (), ("no kernels",)),
+        ("kernels", "images", ("--kernels", "conv9"), ("no kernel 'conv9'", "stem.weight")),
+        ("cell_states", "nothing", (), ("no run",)),
+        ("cell_states", "images", (), ("no cell state",)),
+        ("cell_states", "text", ("--characters", "0"), ("--characters is 0",)),
+        ("curves", "nothing", (), ("no run",)),
+        ("curves", "images", ("--metric", "train/speed"), ("not logged train/speed", "train/loss")),
     ],
 )
 def test_mistakes(script, run, options, words, assert_refused, finished, text_runs, tmp_path):
     path = {"nothing": tmp_path / "nothing", "text": text_runs[0], "images": finished}[run]
-    assert_refused(script, path, *options, "--output", tmp_path / "refused.png", words=words)
+    assert_refused("plot", script, path, *options, "--output", tmp_path / "refused.png", words=words)
     assert not (tmp_path / "refused.png").exists()
 
 
 def test_curves_that_do_not_go_together(assert_refused, text_runs, finished, tmp_path):
     words = ("validation/bits_per_character", "validation/error", "--metric")
-    assert_refused("plot_curves", text_runs[0], finished, "--output", tmp_path / "curves.png", words=words)
+    assert_refused("plot", "curves", text_runs[0], finished, "--output", tmp_path / "curves.png", words=words)
 
 
 def test_run_without_rows_and_pictures_that_cannot_be_written(assert_refused, finished, tmp_path):
-    assert_refused("plot_curves", finished, "--output", tmp_path / "none" / "curves.png", words=("Cannot write",))
-    assert_refused("plot_curves", finished, "--output", tmp_path / "curves.abc", words=("Cannot write", "abc"))
+    assert_refused("plot", "curves", finished, "--output", tmp_path / "none" / "curves.png", words=("Cannot write",))
+    assert_refused("plot", "curves", finished, "--output", tmp_path / "curves.abc", words=("Cannot write", "abc"))
     run = shutil.copytree(finished, tmp_path / "run")
     (run / "metrics.jsonl").write_text("")
-    assert_refused("plot_curves", run, words=("no rows yet",))
+    assert_refused("plot", "curves", run, words=("no rows yet",))

@@ -18,7 +18,9 @@ def small(launcher, tmp_path):
     return [*data, "steps=4", "validate_every=2", "log_every=1", *place]
 
 
-def test_goes_on_where_it_was_stopped_and_records_what_has_finished(launcher, call_script, assert_refused, small):
+def test_goes_on_where_it_was_stopped_and_records_what_has_finished(
+    launcher, call_script, assert_refused, small, train_here
+):
     long = [ROW, *small, "steps=150", "validate_every=150"]
     process = launcher.start("-m", "scripts.reproduce", *long, program=())
     launcher.wait_for_rows(process, 3)
@@ -52,7 +54,7 @@ def test_what_has_finished_is_only_recorded(launcher, call_script, small, tmp_pa
     assert len(json.loads((launcher.runs / NAME / "sessions.json").read_text())) == 1
 
 
-def test_launcher_runs_seeds_in_a_sweep(launcher, call_script, small, tmp_path):
+def test_launcher_runs_seeds_in_a_sweep(launcher, call_script, small, tmp_path, train_here):
     done = call_script(SCRIPT, ROW, *small, "--seeds", "0,1", "--launcher", "basic")
     assert done.returncode == 0, done.stderr
     for seed in (0, 1):
@@ -62,7 +64,7 @@ def test_launcher_runs_seeds_in_a_sweep(launcher, call_script, small, tmp_path):
     assert "±" in done.stdout
 
 
-def test_training_that_fails_is_not_recorded(call_script, small, tmp_path):
+def test_training_that_fails_is_not_recorded(call_script, small, tmp_path, train_here):
     done = call_script(SCRIPT, ROW, *small, "main_net.depth=11")
     assert done.returncode == 1 and "recorded as" not in done.stdout
     assert not (tmp_path / "records").exists()
@@ -81,13 +83,9 @@ def test_plan_of_a_table(call_script, tmp_path):
     ("arguments", "words"),
     [
         (("table2/wrn_16",), ("table2/wrn_16", "table2/wrn_40_1")),
-        (("steps=5",), ("Name an experiment", "table2")),
         (("shakespeare",), ("shakespeare stands for no row",)),
-        ((ROW, "main_net.wdith=2"), ("wdith",)),
         ((ROW, "steps=-5"), ("steps is -5",)),
-        ((ROW, "steps=many"), ("steps is 'many'",)),
         ((ROW, "seed=3"), ("seed=3", "--seeds")),
-        ((ROW, "--seeds", "1,x"), ("--seeds is '1,x'",)),
         ((ROW, "--launcher", "nowhere"), ("nowhere", "basic")),
     ],
 )

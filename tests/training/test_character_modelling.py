@@ -82,17 +82,6 @@ def test_evaluation_in_parallel_streams_comes_near_that_of_one_sequence():
     assert bits(streams=16, warm_up=1) != pytest.approx(exact, abs=1e-4)
 
 
-def test_evaluation_adds_up_over_processes():
-    task = small_task()
-    whole = task.evaluate(EvaluationStreams(random_ids(900), streams=5, warm_up=20).evaluation_batches())
-    shares = []
-    for rank in range(7):  # more than there are streams
-        share = EvaluationStreams(random_ids(900), streams=5, warm_up=20, rank=rank, world_size=7)
-        task.evaluate(share.evaluation_batches(), lambda sums: shares.append(sums) or torch.ones_like(sums))
-    loss, characters = sum(shares).tolist()
-    assert characters == 899 and loss / characters == pytest.approx(whole["loss"], rel=1e-6)
-
-
 def test_page_of_a_sampled_text_disturbs_nothing():
     task = small_task(input_dropout=0.5, output_dropout=0.5).train()
     before, weights = torch.get_rng_state(), [parameter.clone() for parameter in task.parameters()]
@@ -102,19 +91,9 @@ def test_page_of_a_sampled_text_disturbs_nothing():
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(*pair) for pair in zip(task.parameters(), weights, strict=True))
     assert not any(parameter.grad is not None for parameter in task.parameters())
-    assert task.pictures() == {name: page} == small_task().eval().pictures()  # the same draws, without dropout
-
-
-def test_page_of_a_compiled_layer_compiles_nothing():
-    task = small_task()
-    page = task.pictures()
-    task.compile()
-    assert task.pictures() == page
-
-
-def test_only_a_hyperlstm_has_row_scales_to_show():
-    task = CharacterModelling(CharacterModel(partial(LSTM, hidden_size=6), VOCABULARY))
-    assert task.pictures() == {}
+    compiled = small_task().eval()
+    compiled.compile()  # which a page does without
+    assert task.pictures() == {name: page} == compiled.pictures()  # the same draws, without dropout
 
 
 def test_page_of_bytes_and_of_a_diverged_network():

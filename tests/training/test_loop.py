@@ -24,7 +24,6 @@ from training.run import Run, read_rows
 from training.schedule import constant, one_cycle
 from training.signals import Interrupted
 from training.task import Metric
-from training.task import Task as TaskProtocol
 
 FEATURES, BATCH_SIZE, STEPS_PER_EPOCH = 6, 8, 5
 ADAM, PLAIN_SGD = {"kind": "adam", "betas": [0.9, 0.999]}, {"kind": "sgd", "momentum": 0.0}
@@ -181,10 +180,6 @@ def assert_as_whole(whole, assert_same):
     return check
 
 
-def test_the_task_of_these_tests_is_a_task():
-    assert isinstance(Task(), TaskProtocol)
-
-
 @pytest.mark.parametrize("end", [interrupt, kill])
 def test_interrupted_at_every_step(tmp_path, assert_as_whole, end):
     for step in range(12):
@@ -227,15 +222,8 @@ def test_dropout_and_carried_state_matter(tmp_path, whole, assert_same):
     torch.save(broken, tmp_path / "state" / checkpoint.NEWEST)
     train(tmp_path / "state")
     for name in ("seed", "state"):
-        with pytest.raises(AssertionError, match="network"):
-            assert_same(saved(tmp_path / name), saved(whole.directory.path))
-
-
-def test_signal_handlers_are_put_back(tmp_path):
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    with pytest.raises(Interrupted):
-        train(tmp_path / "run", splits=Splits(at_step={2: interrupt}))
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+        with pytest.raises(AssertionError, match="0.weight"):
+            assert_same(saved(tmp_path / name)["network"], saved(whole.directory.path)["network"])
 
 
 def test_second_signal_ends_the_process_at_once():
@@ -256,9 +244,11 @@ def test_second_signal_ends_the_process_at_once():
 def test_signal_that_somebody_handles_is_left_to_them(tmp_path):
     """submitit passes over SIGTERM, which Slurm sends along with the SIGUSR2 on which the job goes into the queue."""
     heard = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
-    for number in before:
-        signal.signal(number, lambda number, frame: heard.append(number))
+
+    def listen(number, frame):
+        heard.append(number)
+
+    before = {number: signal.signal(number, listen) for number in (signal.SIGTERM, signal.SIGUSR2)}
 
     def both():
         signal.raise_signal(signal.SIGTERM)
@@ -271,7 +261,7 @@ def test_signal_that_somebody_handles_is_left_to_them(tmp_path):
         stopped.value.handler(stopped.value.signal_number, None)
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            assert signal.signal(number, handler) is listen, "the handlers are put back"
     assert heard == [signal.SIGTERM, signal.SIGUSR2] and saved(tmp_path / "run")["step"] == 3
 
 
@@ -420,11 +410,6 @@ def run(whole, tmp_path):
     return shutil.copytree(whole.directory.path, tmp_path / "run")
 
 
-def of_two_processes(run):
-    saved = torch.load(run / checkpoint.NEWEST, weights_only=True)
-    torch.save(saved | {"carried": saved["carried"] * 2}, run / checkpoint.NEWEST)
-
-
 def of_a_wider_network(run):
     saved = torch.load(run / checkpoint.NEWEST, weights_only=True)
     saved["network"]["0.weight"] = torch.zeros(9, 2 * FEATURES)
@@ -435,7 +420,6 @@ def of_a_wider_network(run):
     ("change", "steps", "words"),
     [
         (lambda run: None, 11, "has done 12 steps and steps is 11; go on with steps=12"),
-        (of_two_processes, 13, "in 2 processes and cannot go on in 1; resume it with 2"),
         (of_a_wider_network, 13, "does not fit the network"),
     ],
 )
@@ -456,15 +440,11 @@ def test_another_number_of_threads_is_said(run, capsys):
     assert "had 1 threads until now" not in capsys.readouterr().err
 
 
-def shorten(path):
-    path.write_bytes(path.read_bytes()[:-20])
-
-
 def overwrite(path):
     path.write_bytes(path.read_bytes().replace(b"2", b"3"))
 
 
-@pytest.mark.parametrize("damage", [Path.unlink, shorten, overwrite])
+@pytest.mark.parametrize("damage", [Path.unlink, overwrite])
 def test_metrics_that_are_not_those_of_the_checkpoint_are_refused(run, damage):
     damage(run / "metrics.jsonl")
     with pytest.raises(UserError, match=r"metrics\.jsonl is not what it was"):

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 from hypernets import UserError
-from training.command_line import overrides_to_keep, place_of_runs, rewrite_resume, with_absolute_paths
+from training.command_line import rewrite_resume, with_absolute_paths
 from training.run import Run, most_recent_run, path_of_run, read_facts, read_result, read_settings
-from training.settings import refuse_changes
 
 # Five steps are an epoch, so the run ends in its 20th; the three intervals have no common multiple within it.
 LONG = ("steps=100", "log_every=2", "validate_every=25", "checkpoint_every=7")
@@ -72,9 +71,9 @@ def test_named_run_goes_on_by_the_same_command(launcher, assert_one_line):
     assert read_result(run)["steps"] == 3 and read_result(run)["name"] == "mine"
 
 
-@pytest.mark.parametrize("name", ["a/b", "..", ".hidden", "''"])
+@pytest.mark.parametrize("name", ["a/b", "..", ".hidden"])
 def test_name_that_is_none(launcher, assert_one_line, name):
-    assert_one_line(launcher.call(*launcher.new(f"run={name}")), name.strip("'"), "without a slash")
+    assert_one_line(launcher.call(*launcher.new(f"run={name}")), name, "without a slash")
     assert not launcher.runs.exists()
 
 
@@ -85,18 +84,13 @@ def test_folder_of_somebody_else_is_no_run(launcher, assert_one_line):
     assert contents(launcher.runs / "mine") == {"thesis.tex": b"all I have"}
 
 
-def test_run_without_a_name_gets_one_that_nobody_has(tmp_path, monkeypatch):
+def test_run_without_a_name_gets_one_that_nobody_has(tmp_path):
     group = {"name": "it"}
     settings = {"resume": None, "runs": str(tmp_path), "run": None, "seed": 1}
     settings |= {"dataset": group, "main_net": group, "hypernet": group}
     first = path_of_run(settings)
     first.mkdir()
     assert path_of_run(settings) != first and first.name.startswith("it-it-it-s1-")
-    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-    monkeypatch.setenv("SLURM_JOB_ID", "17")
-    for _ in range(2):  # the same one when the job is requeued
-        assert path_of_run(settings).name == "it-it-it-s1-job17"
-        path_of_run(settings).mkdir(exist_ok=True)
 
 
 def test_most_recent_run_is_the_one_started_or_resumed_last(launcher, copied):
@@ -127,26 +121,11 @@ def test_more_steps_are_kept_and_so_is_the_earlier_result(launcher, copied):
     assert {path.name for path in copied.glob("result*")} == {f"result{s}.json" for s in ("", "-6-steps", "-8-steps")}
 
 
-def test_finished_run_says_so_and_changes_nothing(launcher, copied):
-    before = contents(copied)
-    done = launcher.succeed("-r", str(copied))
-    assert done.stderr == "" and f"{copied} is finished, after 6 steps" in done.stdout
-    assert contents(copied) == before
-
-
-def test_killed_before_the_result_was_written(launcher, finished, unfinished, assert_same_run):
-    launcher.succeed("-r", str(unfinished))
-    assert_same_run(finished, unfinished)
-    assert read_result(unfinished)["sessions"] == read_result(finished)["sessions"] == 1
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (["main_net.width=2", "seed=1", "steps=9"], ["main_net.width (was 1, now 2)", "seed (was 0, now 1)"]),
-        (["gradient_clip=-1"], ["gradient_clip is -1"]),
+        (["main_net.width=2", "optimizer.betas=[0.8,0.9]"], ["main_net.width (was 1, now 2)", "optimizer.betas"]),
         (["schedule.peak=-1"], ["schedule.peak is -1"]),
-        (["logger=wandb_offline", "logger.mode=print"], ["'print'"]),
         (["dataset.path=/nowhere/images.npz"], ["/nowhere/images.npz"]),
         (["steps=5"], ["steps=6 or more"]),
     ],
@@ -174,26 +153,10 @@ def test_other_data_in_the_place_of_the_first_is_refused(launcher, copied, asser
     launcher.succeed("-r", str(copied), "steps=7", f"dataset.path={moved}")
 
 
-def test_only_what_changes_the_run_is_compared():
-    earlier = {"seed": 0, "dataset": {"root": "a", "flip": True}, "optimizer": {"kind": "sgd", "momentum": 0.9}}
-    moved = {"seed": 0, "dataset": {"root": "b", "flip": True}, "optimizer": {"kind": "sgd", "momentum": 0.9}}
-    refuse_changes(earlier, moved, "it")
-    for changed, key in (
-        ({"dataset": {"root": "b"}}, "dataset.flip"),
-        ({"optimizer": {"kind": "adam"}}, "optimizer.kind"),
-        ({"optimizer": {"kind": "sgd", "momentum": 0.8}}, "optimizer.momentum"),  # a checkpoint brings its own
-        ({"a_setting_of_tomorrow": 1}, "a_setting_of_tomorrow"),
-    ):
-        with pytest.raises(UserError, match=key):
-            refuse_changes(earlier, moved | changed, "it")
-
-
-DAMAGES = [(name, content) for name in ("run.json", "result.json") for content in ("[1]", "3", "{}", "{", "", "\xff")]
-DAMAGES += [("sessions.json", content) for content in ("{}", "3", "[1]", '[{"seconds": "long"}]', "[", "\xff")]
-DAMAGES += [("config.yaml", content) for content in ("", "[1]", "3", "a: [", "\x00", "\xff")]
-DAMAGES += [("run.json", '{"id": 1, "overrides": [], "resumed_with": [], "data": ""}')]
+DAMAGES = [(name, content) for name in ("run.json", "result.json", "sessions.json") for content in ("3", "{}", "\xff")]
+DAMAGES += [("config.yaml", content) for content in ("", "[1]", "a: [", "\xff")]
 DAMAGES += [("run.json", '{"id": "", "overrides": [1], "resumed_with": [], "data": ""}')]
-DAMAGES += [("result.json", '{"steps": "all"}')]
+DAMAGES += [("result.json", '{"steps": "all"}'), ("sessions.json", '[{"seconds": "long"}]')]
 
 
 @pytest.mark.parametrize(("name", "content"), DAMAGES)
@@ -212,11 +175,6 @@ def test_mistake_in_what_to_resume_is_one_line(launcher, copied, assert_one_line
     assert_one_line(launcher.call("-r", str(copied)), f"{copied}/run.json")
 
 
-def test_folder_of_runs_as_hydra_reads_it():
-    assert place_of_runs(["seed=1"]) == Path("runs")
-    assert place_of_runs(["runs=elsewhere", r"runs='a b/it\'s'"]) == Path("a b/it's")
-
-
 def test_command_line_of_a_resume(tmp_path):
     run = tmp_path / "it's one"
     run.mkdir()
@@ -232,14 +190,6 @@ def test_command_line_of_a_resume(tmp_path):
     assert rewrite_resume(flags) == ["seed=3", "steps=7", "+hydra.x=1", quoted, "--cfg", "job"]
 
 
-def test_paths_are_kept_as_they_are_meant_where_they_were_given(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "it's mine.npz").touch()
-    settings = with_absolute_paths({"runs": "here", "dataset": {"path": "it's mine.npz", "root": "~", "flip": True}})
-    assert settings["dataset"] == {"path": f"{tmp_path}/it's mine.npz", "root": str(Path.home()), "flip": True}
-    given = ['dataset.path="it\'s mine.npz"', "runs=here", "dataset.root='~'", "seed=1", "resume=x"]
-    path = str(tmp_path / "it's mine.npz").replace("'", "\\'")
-    kept = [f"dataset.path='{path}'", f"runs='{tmp_path}/here'", f"dataset.root='{Path.home()}'", "seed=1"]
-    assert overrides_to_keep(given, settings) == kept
-    bundled = with_absolute_paths({"runs": "here", "dataset": {"path": "cifar10_sample.npz", "root": None}})
-    assert bundled["dataset"] == {"path": "cifar10_sample.npz", "root": None}
+def test_paths_that_stay_as_they_are_meant():
+    settings = with_absolute_paths({"runs": "here", "dataset": {"path": "cifar10_sample.npz", "root": "~"}})
+    assert settings["dataset"] == {"path": "cifar10_sample.npz", "root": str(Path.home())}

@@ -1,6 +1,6 @@
 """The tasks: one file each, which builds its data and its network from the settings of a run.
 
-A data set's configuration names its task. To add one, write its file, and its line below; docs/extending.md shows how.
+A data set's configuration names its task. To add a task, write its file and add its line below; see docs/extending.md.
 """
 
 from collections.abc import Mapping

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,12 +19,9 @@ from training.tasks.text_samples import row_scales_page, shows_row_scales
 
 
 class CharacterModelling(nn.Module):
-    """Cross-entropy on windows of text whose recurrent state goes from each window to the next.
+    """Cross-entropy on windows of text, by a network with `forward(ids, state)` -> logits, state.
 
-    Gradients do not: the carried state is detached.
-
-    Args:
-        network: a module with `forward(ids, state)` -> logits, state.
+    The recurrent state passes from each window to the next. Gradients do not: the carried state is detached.
     """
 
     metric = Metric("bits_per_character", "bits per character", digits=3)
@@ -37,17 +35,15 @@ class CharacterModelling(nn.Module):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the mean loss in nats per character, and the state after the window.
 
-        Args:
-            window: ids [T, B], the ids that follow them [T, B], and whether the streams begin here, so that the
-                carried state is to be dropped (data/text.py).
-            carried: the state after the window before.
+        A window has ids [T, B], the ids that follow them [T, B], and whether the streams begin here; if they do, the
+        carried state is dropped (data/text.py).
         """
         inputs, targets, is_first = window
         logits, state = self.network(inputs, None if is_first else carried)
         return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten()), detach_state(state)
 
     def compile(self) -> None:
-        """Compile a time step of the recurrent layer; the whole pass would be unrolled into one graph of all steps."""
+        """Compile one time step of the recurrent layer; of the whole pass, every step would be in one huge graph."""
         self.network.recurrent_layer.compile()
 
     def pictures(self) -> dict[str, str]:
@@ -83,12 +79,8 @@ class CharacterModelling(nn.Module):
 def build(settings: Mapping[str, Any], processes: Processes) -> tuple[TextSplits, CharacterModelling]:
     """Build the splits and the task from the settings of a run."""
     dataset = {key: value for key, value in settings["dataset"].items() if key not in ("task", "name")}
-    place = {"device": processes.device, "rank": processes.rank, "world_size": processes.world_size}
     with processes.first_before_others():  # so that one process downloads
-        splits = build_text(dataset, **place)
-
-    def build_network() -> nn.Module:
-        return character_model.build(settings["main_net"], settings["hypernet"], splits.vocabulary)
-
+        splits = build_text(dataset, **vars(processes))
+    build_network = partial(character_model.build, settings["main_net"], settings["hypernet"], splits.vocabulary)
     torch.manual_seed(settings["seed"])
     return splits, CharacterModelling(build_within_memory(build_network))

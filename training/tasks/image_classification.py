@@ -1,6 +1,7 @@
 """Image classification: a convolutional main network, with or without a hypernetwork (sections 4.1 and 4.2)."""
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,8 @@ from training.distributed import Processes
 from training.task import Metric, build_within_memory
 from training.tasks.kernel_pictures import kernel_picture
 
-SHOWN_CHANNELS = (
-    128  # as many as the paper's widest network has; a picture of 512 by 512 filters would be 8,196 pixels wide
-)
+# In pictures; as many as the paper's widest network has. One of 512 by 512 filters would be 8,196 pixels wide.
+SHOWN_CHANNELS = 128
 
 
 class ImageClassification(nn.Module):
@@ -28,11 +28,8 @@ class ImageClassification(nn.Module):
 
     The penalty is kernel_decay / 2 times the squared norm of all convolution kernels *as the main network uses them*,
     learned or generated. Its gradient on a learned kernel is what an optimizer's weight decay would add; on a generated
-    kernel it goes on to the embeddings and the generator, which are not themselves penalised.
-
-    Args:
-        network: images [B, C, H, W] -> logits; a `HyperDNN` or a plain module.
-        kernel_decay: factor of the penalty.
+    kernel it goes on to the embeddings and the generator, which are not themselves penalised. The network, images
+    [B, C, H, W] -> logits, is a `HyperDNN` or a plain module.
     """
 
     metric = Metric("error", "error", digits=2, unit=" %")
@@ -44,10 +41,7 @@ class ImageClassification(nn.Module):
         self.kernel_decay = kernel_decay
 
     def forward(self, batch: tuple[Tensor, Tensor], carried: None) -> tuple[Tensor, None]:
-        """Return the loss of (images [B, C, H, W], labels [B]), cross-entropy in nats plus the penalty.
-
-        Image batches are independent: nothing is carried.
-        """
+        """Return the loss of (images [B, C, H, W], labels [B]), cross-entropy in nats plus the penalty."""
         images, labels = batch
         if isinstance(self.network, HyperDNN):
             generated = self.network.weights()
@@ -61,16 +55,13 @@ class ImageClassification(nn.Module):
         return loss, carried
 
     def kernels(self, generated: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """All convolution kernels of the main network by name: the learned ones, and those that were generated."""
+        """All convolution kernels of the main network by name, learned and generated."""
         main_network = self.network.main_network if isinstance(self.network, HyperDNN) else self.network
         weights = {**dict(main_network.named_parameters()), **generated}
         return {name: weight for name, weight in weights.items() if weight.dim() == 4}
 
     def pictures(self) -> dict[str, np.ndarray]:
-        """The first, the middle and the last kernel, uint8 [H, W, 3] (Figures 2, 12, 13): not the stem's, nor 1x1.
-
-        Of more than 128 input or output channels, only the first are shown.
-        """
+        """The first, middle and last kernel, uint8 [H, W, 3] (Figures 2, 12, 13), not counting the stem's and 1x1."""
         with torch.no_grad():
             generated = self.network.weights() if isinstance(self.network, HyperDNN) else {}
         shown = [
@@ -108,9 +99,8 @@ class ImageClassification(nn.Module):
 def build(settings: Mapping[str, Any], processes: Processes) -> tuple[ImageSplits, ImageClassification]:
     """Build the splits and the task from the settings of a run."""
     dataset = {key: value for key, value in settings["dataset"].items() if key not in ("task", "name")}
-    place = {"device": processes.device, "rank": processes.rank, "world_size": processes.world_size}
     with processes.first_before_others():  # so that one process downloads
-        splits = build_images(dataset, seed=settings["seed"], **place)
+        splits = build_images(dataset, seed=settings["seed"], **vars(processes))
     main_net = {key: value for key, value in settings["main_net"].items() if key not in ("kind", "name")}
     kind, kernel_decay = settings["main_net"]["kind"], main_net.pop("kernel_decay", 0.0)
     if kind not in IMAGE_CLASSIFIERS:
@@ -118,11 +108,8 @@ def build(settings: Mapping[str, Any], processes: Processes) -> tuple[ImageSplit
             f"The main network {kind!r} does not classify images, which the data set {settings['dataset']['name']!r} "
             f"holds; choose main_net={' or main_net='.join(IMAGE_CLASSIFIERS)}."
         )
-
-    def build_main_network() -> nn.Module:
-        shape, classes = splits.image_shape, splits.num_classes
-        return call_with_settings(IMAGE_CLASSIFIERS[kind], "main_net", main_net, shape, classes)
-
+    shapes = splits.image_shape, splits.num_classes
+    build_main_network = partial(call_with_settings, IMAGE_CLASSIFIERS[kind], "main_net", main_net, *shapes)
     torch.manual_seed(settings["seed"])
     network = generate_weights(build_within_memory(build_main_network), settings["hypernet"])
     return splits, ImageClassification(network, kernel_decay).to(memory_format=torch.channels_last)  # as the images

@@ -6,15 +6,11 @@ from torch import Tensor
 
 
 def kernel_picture(kernel: Tensor, scale: int = 4) -> np.ndarray:
-    """Draw a kernel as a grid of its filters: one row an output channel, one column an input channel.
+    """Draw a kernel [c_out, c_in, height, width] as a grid of its filters, `scale` pixels per weight.
 
-    Args:
-        kernel: [c_out, c_in, height, width].
-        scale: pixels a weight, in both directions.
-
-    Returns:
-        uint8 [H, W, 3] with H = scale * (c_out * (height + 1) + 1) and W likewise. Zero is white, positive weights
-        red and negative ones blue; the largest magnitude of the kernel has the full colour.
+    Return uint8 [H, W, 3] with H = scale * (c_out * (height + 1) + 1) and W likewise: one row per output channel,
+    one column per input channel. Zero is white, positive weights are red and negative ones blue; the largest magnitude
+    of the kernel has the full colour.
     """
     kernel = kernel.detach().float().cpu()
     c_out, c_in, height, width = kernel.shape
