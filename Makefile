@@ -19,7 +19,7 @@ lint: $(VENV)/installed-dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
-# pip keeps whatever satisfies the ranges, so a CPU-only PyTorch installed into .venv before stays (see README).
+# pip keeps whatever satisfies the ranges, so a CPU-only PyTorch installed into .venv before stays (see docs/troubleshooting.md).
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, for example: make train PYTHON=python3.12")'
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)

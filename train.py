@@ -52,7 +52,7 @@ def train(settings: dict[str, Any], overrides: list[str], experiment: str | None
         run = Run(path_of_run(settings), settings, command_line.overrides_to_keep(overrides, settings))
     if processes.broadcast(run is not None and run.steps_done >= settings["steps"]):
         if run is not None:
-            print(f"{run.path} is finished, after {run.steps_done} steps; go on with -r {run.path} steps=N.")
+            print(f"{run.path} is finished, after {run.steps_done} steps; train it for longer with -r {run.path} steps=N.")
             run.close()
         return
     shown = (each for each in overrides if command_line.key_of_override(each) not in PLACES)
@@ -92,7 +92,7 @@ def train(settings: dict[str, Any], overrides: list[str], experiment: str | None
     except Exception as error:
         if run is not None and not run.is_new and not isinstance(error, UserError):
             what = f"Stopped at step {trainer.state.step} by {error}" if isinstance(error, Interrupted) else "Failed"
-            print(f"{what}; go on with: python train.py -r {shlex.quote(str(run.path))}", file=sys.stderr)
+            print(f"{what}; resume with: python train.py -r {shlex.quote(str(run.path))}", file=sys.stderr)
         raise
     finally:
         if run is not None:
@@ -128,7 +128,7 @@ def record_result(trainer: Trainer, test: dict[str, float], settings: dict[str, 
     trainer.logger.summary(summary)
     for split in ("validation", "test"):
         print(f"{split} {metric.title}: {result[f'{split}_{metric.key}']:.{metric.digits}f}{metric.unit}")
-    print(f"{summary['parameters']:,} parameters; all there is of the run: {run.path}")
+    print(f"{summary['parameters']:,} parameters; the run is in {run.path}")
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")

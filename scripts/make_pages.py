@@ -112,7 +112,7 @@ def page(table: str, records: Sequence[Record], tried: Sequence[Record], results
     figures = figure_lines(table, records)
     lines = [f"# {TABLES[table].title}", "", claims, "", "## Figures", "", *figures, "", meaning, ""]
     if (results / f"{table}.png").exists():
-        lines += [f"![Validation in the course of training]({table}.png)", ""]
+        lines += [f"![Validation during training]({table}.png)", ""]
     runs = [run_line(record) for _, groups in rows_of(table, records) for runs in groups for record in runs]
     return "\n".join(lines + ["## Runs", "", *runs, ""] * bool(runs) + tuning_lines(table, tried))
 

@@ -4,10 +4,10 @@
     python -m scripts.plot kernels runs/LEARNED runs/GENERATED [--kernels blocks.5.second_convolution.weight]
     python -m scripts.plot cell_states runs/A runs/B [--characters 20000]
 
-Curves are of the validation metric unless another is named. Of kernels, each row of the picture is one and each column
-a run, every little square a filter; the two by default end the first two groups of a Wide ResNet. Cell states are
-histograms of tanh(c_t) in the topmost layer over the first characters of the validation text: one that piles up at -1
-and 1 is of a saturated cell.
+Curves show the validation metric unless you name another. The picture of kernels has a row for each kernel, a column
+for each run and a little square for each filter; by default it shows the last kernels of the first two groups of a Wide
+ResNet. Cell states are histograms of tanh(c_t) in the topmost layer over the first characters of the validation text; a
+saturated cell piles up at -1 and 1.
 """
 
 import argparse

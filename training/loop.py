@@ -229,7 +229,7 @@ class Trainer:
             best = checkpoint.load_best(self.directory.path, self.directory.id, self.state.best["step"])
         best = self.processes.broadcast(best)
         if best is None:
-            raise UserError("The best network so far is lost, and no step is left; go on with -r and more steps.")
+            raise UserError("The best network so far is lost, and no step is left; resume with -r and more steps.")
         load_state(self.task.network, best["network"])
         return self._evaluate(self.splits.test.evaluation_batches())
 
@@ -267,7 +267,7 @@ class Trainer:
         carried, processes = saved["carried"], self.processes
         if saved["step"] > self.budget.steps:
             raise UserError(
-                f"The run has done {saved['step']} steps and steps is {self.budget.steps}; go on with "
+                f"The run has done {saved['step']} steps and steps is {self.budget.steps}; resume with "
                 f"steps={saved['step']} or more."
             )
         if len(carried) != processes.world_size and carried[0] is not None:

@@ -223,7 +223,7 @@ def read_sessions(run: Path) -> list[dict[str, Any]]:
 def read_result(run: Path) -> dict[str, Any]:
     """The final result of a run."""
     if not (run / RESULT).exists():
-        raise UserError(f"{run} has no {RESULT}: it is not a run, or has not finished; go on with train.py -r {run}.")
+        raise UserError(f"{run} has no {RESULT}: it is not a run, or has not finished; resume with train.py -r {run}.")
     return read_json(run / RESULT, {"steps": int})
 
 

@@ -52,7 +52,7 @@ def refuse_changes(earlier: Mapping[str, Any], now: Mapping[str, Any], run: obje
         if before.get(key) != after.get(key)
     ]
     if changed:
-        raise UserError(f"The run {run} cannot go on with another {', '.join(changed)}; start a new run for that.")
+        raise UserError(f"The run {run} cannot resume with another {', '.join(changed)}; start a new run for that.")
 
 
 def what_counts(settings: Mapping[str, Any], leaving_out: tuple[str, ...] = CHANGE_NOTHING) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class WandbLogger:
         if (self._path / STATE_FILE).exists():
             self._state = json.loads((self._path / STATE_FILE).read_text())
         if self._state["online"] and mode == "offline":
-            raise UserError(f"{run_path} was logged online; go on with logger.mode=online, or with logger=none.")
+            raise UserError(f"{run_path} was logged online; resume with logger.mode=online, or with logger=none.")
         self._remove_unsynced_fragments()
         directory = self._path if mode == "online" else self._path / UNFINISHED
         directory.mkdir(exist_ok=True)

@@ -350,7 +350,7 @@ def test_best_that_is_lost_is_found_anew(tmp_path, capsys):
     train(run)
     for name in (checkpoint.BEST, checkpoint.PREVIOUS_BEST):
         (run / name).unlink(missing_ok=True)
-    with pytest.raises(UserError, match="go on with -r and more steps"):
+    with pytest.raises(UserError, match="resume with -r and more steps"):
         train(run)
     trainer = train(run, budget={"steps": 13})
     assert capsys.readouterr().err.count("The best network") == 2
@@ -419,7 +419,7 @@ def of_a_wider_network(run):
 @pytest.mark.parametrize(
     ("change", "steps", "words"),
     [
-        (lambda run: None, 11, "has done 12 steps and steps is 11; go on with steps=12"),
+        (lambda run: None, 11, "has done 12 steps and steps is 11; resume with steps=12"),
         (of_a_wider_network, 13, "does not fit the network"),
     ],
 )

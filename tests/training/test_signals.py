@@ -22,7 +22,7 @@ def test_saves_at_the_very_step_and_says_how_to_go_on(launcher):
     done = launcher.finish(process)
     assert done.returncode == 128 + signal.SIGTERM and "Traceback" not in done.stderr
     run = launcher.only_run()
-    said = re.search(r"Stopped at step (\d+) by SIGTERM; go on with: python train.py (-r \S+)\n", done.stderr)
+    said = re.search(r"Stopped at step (\d+) by SIGTERM; resume with: python train.py (-r \S+)\n", done.stderr)
     assert said, done.stderr
     saved = torch.load(run / "checkpoint.pt", weights_only=True)
     assert saved["step"] == int(said[1]) == read_rows(run)[-1]["step"] >= 3
@@ -44,7 +44,7 @@ def test_signal_in_the_final_test_says_how_to_go_on(launcher, monkeypatch):
         done = launcher.call(*launcher.new("steps=2"))
     run = launcher.only_run()
     assert done.returncode == 128 + signal.SIGINT and not (run / "result.json").exists()
-    assert done.stderr.splitlines()[-1] == f"Stopped at step 2 by SIGINT; go on with: python train.py -r {run}"
+    assert done.stderr.splitlines()[-1] == f"Stopped at step 2 by SIGINT; resume with: python train.py -r {run}"
     launcher.succeed("-r", str(run))
     assert read_result(run)["steps"] == 2
 
