@@ -52,7 +52,7 @@ def train(settings: dict[str, Any], overrides: list[str], experiment: str | None
         run = Run(path_of_run(settings), settings, command_line.overrides_to_keep(overrides, settings))
     if processes.broadcast(run is not None and run.steps_done >= settings["steps"]):
         if run is not None:
-            print(f"{run.path} is finished, after {run.steps_done} steps; train it for longer with -r {run.path} steps=N.")
+            print(f"{run.path} is finished, after {run.steps_done} steps; train longer with -r {run.path} steps=N.")
             run.close()
         return
     shown = (each for each in overrides if command_line.key_of_override(each) not in PLACES)

@@ -28,7 +28,7 @@ from training.provenance import short
 BEGIN, END = "<!-- made by scripts/make_pages.py -->", "<!-- end of what it made -->"
 SUMMARY = (  # the rows in README.md
     *("table2/wrn_40_1", "table2/hyper_wrn_40_1", "table2/wrn_40_2", "table2/hyper_wrn_40_2"),
-    *("table3/lstm_1000", "table3/layer_norm_hyperlstm_1000", "table4/lstm_1800", "table4/layer_norm_hyperlstm_1800"),
+    *("table3/lstm_1000", "table3/layer_norm_lstm_1000", "table3/hyperlstm_1000", "table3/layer_norm_hyperlstm_1000"),
     *("table7/mnist_convnet", "table7/hyper_mnist_convnet"),
 )
 
