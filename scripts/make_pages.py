@@ -118,7 +118,7 @@ def page(table: str, records: Sequence[Record], tried: Sequence[Record], results
 
 
 def summary_lines(records: Sequence[Record], link: str) -> list[str]:
-    """Ten rows of the paper, each with the runs of ours that come closest to its data, its size and its length."""
+    """Ten rows of the paper, each with our runs that come closest to its data, its size and its length."""
 
     def closeness(runs: Sequence[Record]) -> tuple:
         first, about = runs[0], TABLES[runs[0]["table"]]

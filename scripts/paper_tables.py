@@ -1,4 +1,4 @@
-"""The paper's tables: what it prints, and the experiment of ours that stands for each row."""
+"""The tables of the paper: the figures that it prints, and our experiment for each row."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Train and record what is missing of the paper's tables; the same command goes on where it was stopped.
+"""Train and record the rows of the tables that are missing; the same command resumes where it was stopped.
 
     python -m scripts.reproduce table2 --dry-run                # what would run: every row of Table 2
     python -m scripts.reproduce table2                          # run what has no record yet, one after the other

@@ -32,7 +32,7 @@ class UnsafeCheckpoint(UserError):
     """A complete checkpoint that holds more than data: not an accident, so no other file is tried instead."""
 
 
-ROOM = "what was there is kept. Make room on the disk, or let it be written, then resume with -r"
+ROOM = "the old file is kept. Make room on the disk, or let it be written, then resume with -r"
 
 
 @contextmanager

@@ -145,7 +145,7 @@ def train(path, **changes):
 
 
 def saved(path, name=checkpoint.NEWEST):
-    """What a checkpoint holds, but for the id of its run."""
+    """The content of a checkpoint without the id of its run."""
     content = torch.load(path / name, weights_only=True)
     del content["run"]
     return content

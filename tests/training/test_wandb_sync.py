@@ -238,7 +238,7 @@ def test_our_records_in_the_dashboard(server, tmp_path):
     path = sorted((ROOT / "results" / "runs").glob("*.json"))[0]
     record = json.loads(path.read_text())
     command = [sys.executable, "-m", "scripts.records_to_wandb", str(path), "--to", "runs/recorded"]
-    for _ in range(2):  # what is there stays as it is
+    for _ in range(2):  # the second time, nothing changes
         done = run_program(command, tmp_path)
         assert done.stdout == f"runs/recorded/{record['name']}\n", done.stderr
         assert len(list(tmp_path.glob("runs/recorded/*/wandb/offline-run-*"))) == 1
