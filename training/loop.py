@@ -129,9 +129,8 @@ class Trainer:
             while True:
                 stop = False
                 if state.step > state.looked_at:
-                    log = state.step % budget.log_every == 0 or state.step == budget.steps
                     # Several processes have to agree, which costs them a wait.
-                    if self.processes.world_size == 1 or log:
+                    if self.processes.world_size == 1 or self._is_due(budget.log_every):
                         stop = self.processes.any(bool(self.stop.received))
                     if stop or any(self._is_due(every) for every in vars(budget).values()):
                         self._check_finite()  # waits for the device, so that the clock is right

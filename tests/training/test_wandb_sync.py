@@ -62,7 +62,7 @@ for step, name in enumerate(("failed", "two", "three")):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """As much of W&B's server as is needed here; `server.runs` holds what it has of each run, by id."""
+    """A stub of W&B's server with the calls that these tests need; `server.runs` keeps the rows of each run by its id."""
 
     protocol_version = "HTTP/1.1"
 
