@@ -62,7 +62,7 @@ for step, name in enumerate(("failed", "two", "three")):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """A stub of W&B's server with the calls that these tests need; `server.runs` keeps the rows of each run by its id."""
+    """A stub of W&B's server, as far as these tests need it; `server.runs` holds the rows of each run by its id."""
 
     protocol_version = "HTTP/1.1"
 
