@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -34,6 +35,10 @@ class HyperLSTMCell(LSTMCell):
     Parameters: the main network has those of `LSTMCell`, with b_0 as its bias. The hypernetwork has `hyper_cell`
     (an LSTMCell, with layer norm if the main one has it), `embeddings` and `row_scales`. The columns of the hyper
     cell's weight_x are for x_t, then h_{t-1}. The arguments are those of `HyperLSTM`.
+
+    With the paper's initialisation (A.2.3), all N_z coordinates of z_h^y start equal and get equal gradients, so they
+    stay equal. However large N_z is, d_h^y is then one number per time step times one learned vector, and so is
+    d_x^y. `equal_start=False` breaks this symmetry.
     """
 
     state_type = HyperLSTMState
@@ -45,6 +50,7 @@ class HyperLSTMCell(LSTMCell):
         hyper_size: int = 128,
         embedding_size: int = 4,
         hyper_recurrent_dropout: float = 0.0,
+        equal_start: bool = True,
         **main_settings: float,
     ) -> None:
         require_whole("hyper_size", hyper_size)
@@ -58,6 +64,15 @@ class HyperLSTMCell(LSTMCell):
         )
         self.embeddings = Embeddings(hyper_size, embedding_size, gates=4)
         self.row_scales = RowScales(embedding_size, hidden_size, gates=4)
+        if not equal_start:
+            self._spread_row_scales()
+
+    @torch.no_grad()
+    def _spread_row_scales(self) -> None:
+        """Add noise as large as the weights to W_hz and W_xz, without changing the scales that they start with."""
+        for weight in (self.row_scales.weight_hz, self.row_scales.weight_xz):
+            noise = torch.randn_like(weight)
+            weight.addcmul_(weight, noise - noise.mean(dim=1, keepdim=True))
 
     def input_weights(self) -> Tensors:
         """Return the matrices that x_t is multiplied by: W_x [4H, I], and the hyper cell's [4H^, I]."""
@@ -103,6 +118,7 @@ class HyperLSTM(RecurrentLayer):
         hyper_size: units of the hyper cell.
         embedding_size: N_z.
         hyper_recurrent_dropout: recurrent_dropout of the hyper cell (used in the paper's largest enwik8 model).
+        equal_start: whether all coordinates of z_h and z_x start alike, as in the paper (see `HyperLSTMCell`).
 
     Raises:
         UserError: a size below one or a dropout outside [0, 1).
@@ -120,10 +136,11 @@ class HyperLSTM(RecurrentLayer):
         layer_norm: bool = True,
         recurrent_dropout: float = 0.0,
         hyper_recurrent_dropout: float = 0.0,
+        equal_start: bool = True,
         forget_bias: float = 1.0,
         batch_first: bool = False,
     ) -> None:
         cell_settings = {"layer_norm": layer_norm, "recurrent_dropout": recurrent_dropout, "forget_bias": forget_bias}
         cell_settings |= {"hyper_size": hyper_size, "embedding_size": embedding_size}
-        cell_settings |= {"hyper_recurrent_dropout": hyper_recurrent_dropout}
+        cell_settings |= {"hyper_recurrent_dropout": hyper_recurrent_dropout, "equal_start": equal_start}
         super().__init__(input_size, hidden_size, num_layers, batch_first, **cell_settings)

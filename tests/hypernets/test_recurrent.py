@@ -215,6 +215,25 @@ def test_row_scales_start_at_a_tenth(layer_norm):
     assert 0 < cell.embeddings.z_b.weight.abs().max() < 0.05
 
 
+@pytest.mark.parametrize(("equal_start", "rank"), [(True, 1), (False, 3)])
+def test_row_scales_of_all_steps_have_rank_one_unless_the_symmetry_is_broken(equal_start, rank):
+    torch.manual_seed(0)
+    layer = HyperLSTM(5, 7, hyper_size=6, embedding_size=3, equal_start=equal_start).double()
+    cell = layer.cells[0]
+    for each in cell.row_scales(*cell.embeddings(torch.randn(2, 6).double()))[:2]:
+        torch.testing.assert_close(each, torch.full_like(each, 0.1))  # at the start, in both cases
+    x, target = torch.randn(20, 4, 5).double(), torch.randn(20, 4, 7).double()
+    optimizer = torch.optim.Adam(layer.parameters(), 0.02)
+    for _ in range(20):
+        optimizer.zero_grad()
+        (layer(x)[0] - target).square().mean().backward()
+        optimizer.step()
+    hyper_h = torch.randn(50, 6).double()
+    for each in cell.row_scales(*cell.embeddings(hyper_h))[:2]:
+        for gate in each.detach().unbind(dim=1):  # [50, 7]
+            assert torch.linalg.matrix_rank(gate, rtol=1e-6) == rank
+
+
 @pytest.mark.parametrize(
     "cell", [LSTMCell(5, 7), LSTMCell(9, 4, layer_norm=True), HyperLSTMCell(5, 7, hyper_size=6)], ids=str
 )
