@@ -69,7 +69,7 @@ def train(settings: dict[str, Any], overrides: list[str], experiment: str | None
         trainer = Trainer(
             task=task,
             splits=splits,
-            optimizer=build_optimizer(task.parameters(), settings["optimizer"]),
+            optimizer=build_optimizer(task, settings["optimizer"]),
             learning_rate=learning_rate,
             gradient_clip=settings["gradient_clip"],
             budget=Budget(**{key: settings[key] for key in INTERVALS}),

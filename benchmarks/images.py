@@ -48,7 +48,7 @@ def build_task(name: str, width: int, device: torch.device) -> ImageClassificati
 
 def training_step(task: nn.Module, batches: ImageBatches, precision: torch.dtype) -> Callable[[], None]:
     """A step as the loop does it: forward, penalty, backward, SGD with momentum."""
-    optimizer = build_optimizer(task.parameters(), {"kind": "sgd", "momentum": 0.9})
+    optimizer = build_optimizer(task, {"kind": "sgd", "momentum": 0.9})
     batch = batches.batch(0)
 
     def step() -> None:

@@ -56,7 +56,7 @@ def build_all(monkeypatch):
         check_logger(settings)
         with torch.device("meta"):
             _, task = build_task(settings, Processes(0, 1, torch.device("meta")))
-        build_optimizer(task.parameters(), settings["optimizer"])
+        build_optimizer(task, settings["optimizer"])
         rate = build_schedule(settings["schedule"], settings["steps"])
         assert all(rate(step) > 0 for step in (0, settings["steps"] // 2, settings["steps"] - 1))
 
@@ -99,7 +99,7 @@ def test_protocol_of_the_paper(experiment):
 COMBINATIONS = [
     ["main_net=wide_resnet", "hypernet=static", "optimizer=sgd", "schedule=table8"],
     ["main_net=mnist_convnet", "hypernet=none", "optimizer=adam", "schedule=table9", "dataset=mnist"],
-    ["main_net=torchvision", "hypernet=static", "schedule=constant"],
+    ["main_net=torchvision", "hypernet=static", "optimizer=muon", "schedule=constant"],
     ["main_net=torchvision", "hypernet=none", "main_net.model=mobilenet_v3_small", "main_net.small_images=false"],
     ["main_net=lstm", "hypernet=none", "dataset=shakespeare", "schedule=one_cycle"],
     ["main_net=layer_norm_lstm", "hypernet=hyperlstm", "dataset=shakespeare", "logger=wandb_online"],

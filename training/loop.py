@@ -21,6 +21,7 @@ from hypernets import UserError
 from training import checkpoint
 from training.distributed import Processes, synchronise_batch_norm
 from training.logger import Logger
+from training.optimizer import Together
 from training.pictures import write_picture
 from training.precision import autocast
 from training.run import Run
@@ -60,7 +61,7 @@ class Trainer:
 
     task: Task  # on its device
     splits: Splits
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer | Together
     learning_rate: Callable[[int], float]  # at a step, counted from zero
     gradient_clip: float | None  # the largest norm of the whole gradient
     budget: Budget
@@ -153,7 +154,7 @@ class Trainer:
         state = self.state
         rate = self.learning_rate(state.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("rate_factor", 1.0)
         torch.manual_seed(_dropout_seed(self.seed, state.step, self.processes.rank))
 
         with self.autocast:
@@ -304,7 +305,7 @@ class Trainer:
         )
 
 
-def load_state(module: nn.Module | torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+def load_state(module: nn.Module | torch.optim.Optimizer | Together, state: Mapping[str, Any]) -> None:
     """Load a state dictionary from a checkpoint."""
     try:
         module.load_state_dict(state)

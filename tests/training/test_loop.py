@@ -27,6 +27,7 @@ from training.task import Metric
 
 FEATURES, BATCH_SIZE, STEPS_PER_EPOCH = 6, 8, 5
 ADAM, PLAIN_SGD = {"kind": "adam", "betas": [0.9, 0.999]}, {"kind": "sgd", "momentum": 0.0}
+MUON = {"kind": "muon", "momentum": 0.9, "betas": [0.9, 0.999], "adam_rate": 0.2}
 
 
 class Killed(BaseException):
@@ -126,7 +127,7 @@ def make_trainer(path, task=None, splits=None, optimizer=None, budget=(), **chan
     return loop.Trainer(
         task=task,
         splits=splits or Splits(),
-        optimizer=build_optimizer(task.parameters(), optimizer or ADAM),
+        optimizer=build_optimizer(task, optimizer or ADAM),
         budget=loop.Budget(**{"steps": 12, "validate_every": 4, "checkpoint_every": 5, "log_every": 3} | dict(budget)),
         directory=Run(path, {"a": "setting"}, []),
         **(settings | changes),
@@ -210,6 +211,14 @@ def test_interrupted_again_before_anything_is_logged(tmp_path, assert_as_whole):
         with pytest.raises((Interrupted, Killed)):
             train(tmp_path / "run", splits=Splits(at_step={step: end}))
     assert_as_whole(train(tmp_path / "run"))
+
+
+def test_resumes_several_optimizers_together(tmp_path, assert_same):
+    train(tmp_path / "whole", optimizer=MUON)
+    with pytest.raises(Interrupted):
+        train(tmp_path / "run", optimizer=MUON, splits=Splits(at_step={6: interrupt}))
+    train(tmp_path / "run", optimizer=MUON)
+    assert_same(saved(tmp_path / "run"), saved(tmp_path / "whole"), checkpoint.NEWEST)
 
 
 def test_dropout_and_carried_state_matter(tmp_path, whole, assert_same):
