@@ -33,7 +33,15 @@ TEXTS: dict[str, Callable[..., TextArrays]] = {
 }
 
 # The settings that all kinds share, with their defaults; batch_size and sequence_length have none.
-IMAGE_SETTINGS = {"batch_size": None, "padding": 0, "flip": False, "validation_size": None, "split_seed": None}
+IMAGE_SETTINGS = {
+    "batch_size": None,
+    "padding": 0,
+    "flip": False,
+    "small_size": None,
+    "small_steps": 0,
+    "validation_size": None,
+    "split_seed": None,
+}
 TEXT_SETTINGS = {
     "batch_size": None,
     "sequence_length": None,
@@ -51,7 +59,7 @@ def build_images(
     The settings, by name:
         kind: a key of `IMAGE_SETS`; its function's own settings are here too.
         root: the folder of the public data sets; None for the project's data/cache.
-        batch_size, padding, flip: see `ImageBatches`; padding and flip augment only the training split.
+        batch_size, padding, flip, small_size, small_steps: see `ImageBatches`; all change only the training split.
         validation_size, split_seed: how many training images are held out, and which (see `draw_validation`);
             None for a tenth and for 0. They must be None if the data set has a validation split of its own.
     """
@@ -61,12 +69,15 @@ def build_images(
     require_whole("padding", settings["padding"], least=0)
     if not isinstance(settings["flip"], bool):
         raise UserError(f"flip is {settings['flip']!r}; it must be true or false.")
+    require_whole("small_steps", settings["small_steps"], least=0)
+    if settings["small_size"] is not None or settings["small_steps"]:
+        require_whole("small_size", settings["small_size"])
     loaded = _load(IMAGE_SETS, settings, IMAGE_SETTINGS)
     divided = _divide(loaded, settings["validation_size"], settings["split_seed"])
 
     mean, std = channel_statistics(divided.train_images)
     shared = {"mean": mean, "std": std, "device": device, "rank": rank, "world_size": world_size}
-    training = {name: settings[name] for name in ("batch_size", "padding", "flip")}
+    training = {name: settings[name] for name in ("batch_size", "padding", "flip", "small_size", "small_steps")}
     train = ImageBatches(divided.train_images, divided.train_labels, **training, seed=seed, **shared)
     return ImageSplits(
         train=train,

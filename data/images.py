@@ -71,6 +71,8 @@ class ImageBatches:
         padding: black pixels added on each side before a crop of the original size. The paper pads CIFAR-10
             by 2 to 36x36 (A.3.2) and MNIST by 1 to 30x30 (A.3.1); the wide ResNet paper pads by 4.
         flip: whether half of the training images are mirrored left to right.
+        small_size, small_steps: the first `small_steps` training batches are shrunk to small_size x small_size pixels,
+            which saves time where the network takes images of any size.
         seed: with the step, determines a training batch completely.
         device: where the split is held and batches are made.
         rank, world_size: this process's place in data-parallel training.
@@ -92,6 +94,8 @@ class ImageBatches:
         batch_size: int | None = None,
         padding: int = 0,
         flip: bool = False,
+        small_size: int | None = None,
+        small_steps: int = 0,
         seed: int = 0,
         device: torch.device | str = "cpu",
         rank: int = 0,
@@ -121,6 +125,7 @@ class ImageBatches:
 
         self._device = torch.device(device)
         self._padding, self._flip, self._seed = padding, flip, seed
+        self._small_size, self._small_steps = small_size, small_steps
         self._rank, self._world_size = rank, world_size
         on_device = torch.tensor(images).to(self._device)
         self._padded = F.pad(on_device, (0, 0, padding, padding, padding, padding)) if padding else on_device
@@ -145,7 +150,10 @@ class ImageBatches:
         rows = top[:, None] + self._rows
         columns = left[:, None] + torch.where(flip[:, None] == 1, self._columns.flip(0), self._columns)
         images = self._padded[example[:, None, None], rows[:, :, None], columns[:, None, :]]
-        return self._normalised(images), self._labels[example]
+        images = self._normalised(images)
+        if step < self._small_steps:
+            images = F.interpolate(images, size=2 * (self._small_size,), mode="bilinear", antialias=True)
+        return images, self._labels[example]
 
     def draw(self, step: int) -> torch.Tensor:
         """The random numbers behind this rank's part of training batch `step`, int64 [4, B] on the CPU.

@@ -56,6 +56,20 @@ def test_seed_step_and_epoch_change_the_numbers(arrays):
         assert not torch.equal(train.draw(0)[1:], train.draw(step)[1:])
 
 
+def test_first_steps_have_smaller_images(arrays):
+    large, small = batches(arrays), batches(arrays, small_size=4, small_steps=2)
+    for step in range(3):
+        images, labels = small.batch(step)
+        assert torch.equal(labels, large.batch(step)[1])
+        if step < 2:
+            assert images.shape == (BATCH, C, 4, 4) and images.is_contiguous(memory_format=torch.channels_last)
+            torch.testing.assert_close(images.mean(), large.batch(step)[0].mean(), rtol=0, atol=0.05)
+        else:
+            assert torch.equal(images, large.batch(step)[0])
+    (whole,) = small.evaluation_batches(N)
+    assert whole[0].shape == (N, C, H, W)
+
+
 def test_crops_and_flips_match_naive_transcription(arrays):
     train = batches(arrays)
     seen = set()
