@@ -1,6 +1,7 @@
 """Evaluate a run's best network (the one that was best on validation) on the validation and test splits.
 
     python eval.py runs/NAME [--device cpu]
+    python eval.py NAME       # the trained network results/weights/NAME.safetensors
 
 Prints the metrics and the parameter count, as text to standard error and as one JSON object to standard output.
 """
@@ -31,7 +32,7 @@ def evaluate(run: Path, device_name: str) -> dict[str, float | int | str]:
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="the directory of a run, runs/NAME")
+    parser.add_argument("run", type=Path, help="the directory of a run, or the name of a file in results/weights/")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     arguments = parser.parse_args()
     with one_line_errors("eval.py"):

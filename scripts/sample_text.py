@@ -3,8 +3,8 @@
     python -m scripts.sample_text runs/NAME --prompt "The " --length 500 --temperature 0.8
     python -m scripts.sample_text runs/NAME --html sample.html
 
-Needs only the run, not its data set. The page shows the text with four bars under every character: how much the row
-scales d_h of the gates i, g, f and o changed when it was read, darker for more.
+Needs only the run, or the name of a file in results/weights/, not the data set. The page shows the text with four bars
+under every character: how much the row scales d_h of the gates i, g, f and o changed when it was read, darker for more.
 """
 
 import argparse
@@ -12,24 +12,11 @@ from pathlib import Path
 
 from data.text_sources import encode, readable, spelled
 from hypernets import UserError
-from models import character_model
+from models.character_model import CharacterModel
 from training.checkpoint import write_atomically
 from training.command_line import one_line_errors
-from training.loop import load_state
-from training.run import read_settings
 from training.tasks.text_samples import page, sample
-from training.trained import read_best
-
-
-def load_model(run: Path) -> character_model.CharacterModel:
-    """The best character model of a run, in evaluation mode on the CPU."""
-    settings, best = read_settings(run), read_best(run)
-    if "code_points" not in best["network"]:
-        raise UserError(f"The run {run} is of {settings['main_net']['name']!r}, which does not write text.")
-    vocabulary = "".join(map(chr, best["network"]["code_points"].tolist()))
-    model = character_model.build(settings["main_net"], settings["hypernet"], vocabulary)
-    load_state(model, best["network"])
-    return model.eval()
+from training.trained import load_network
 
 
 def main() -> None:
@@ -43,7 +30,9 @@ def main() -> None:
     parser.add_argument("--html", type=Path, help="a page with the text and its row scales")
     arguments = parser.parse_args()
     with one_line_errors("sample_text"):
-        model = load_model(arguments.run)
+        model = load_network(arguments.run)
+        if not isinstance(model, CharacterModel):
+            raise UserError(f"The network {arguments.run} does not write text.")
         prompt = encode(spelled(arguments.prompt, model.vocabulary), model.vocabulary, "the prompt").tolist()
         text, changes = sample(model, prompt, arguments.length, arguments.temperature, arguments.seed)
         print(readable(text))

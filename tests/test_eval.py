@@ -1,11 +1,16 @@
 """`eval.py`: the figures of the best network, once more."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from training import trained
 from training.run import read_result
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_figures_are_those_of_the_result(launcher, finished, tmp_path):
@@ -24,6 +29,26 @@ def test_figures_are_those_of_the_result(launcher, finished, tmp_path):
         assert len(figures) == 2
         assert {key: printed[key] for key in figures} == pytest.approx(figures, rel=1e-4)
         assert all(key in done.stderr for key in printed)
+
+
+def test_published_weights_are_the_network_of_the_run(launcher, finished, monkeypatch, tmp_path, assert_one_line):
+    monkeypatch.setattr(trained, "WEIGHTS", tmp_path / "weights")
+    launcher.succeed(str(finished), "tiny", program="scripts/publish_weights.py")
+    of_run, of_weights = (
+        json.loads(launcher.succeed(name, "--device", "cpu", program="eval.py").stdout)
+        for name in (str(finished), "tiny")
+    )
+    assert of_weights | {"run": finished.name} == of_run
+
+    network = torch.hub.load(str(ROOT), "tiny", source="local")
+    _, splits, task, _ = trained.load_trained(finished, "cpu")
+    ((images, _),) = splits.test.evaluation_batches()
+    with torch.no_grad():
+        assert torch.equal(network(images), task.eval().network(images))
+
+    path = trained.path_of_weights("tiny")
+    path.write_bytes(path.read_bytes()[:-100])
+    assert_one_line(launcher.call("tiny", program="eval.py"), str(path), "cannot be read", program="eval.py")
 
 
 def test_mistakes(launcher, copied, assert_one_line, tmp_path):

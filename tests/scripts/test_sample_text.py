@@ -10,8 +10,8 @@ import torch
 from data.text_sources import encode, readable, spelled
 from hypernets import LSTM, HyperLSTM
 from models.character_model import CharacterModel
-from scripts.sample_text import load_model
 from training.tasks import text_samples
+from training.trained import load_network
 
 SIZES = {"hidden_size": 6, "num_layers": 2}
 SMALL_HYPERLSTM = partial(HyperLSTM, hyper_size=4, embedding_size=2, **SIZES)
@@ -82,7 +82,7 @@ def test_command_writes_text_and_page(call_script, text_runs, tmp_path):
     assert done.returncode == 0, done.stderr
     text = done.stdout[:-1]
     assert text.startswith("the") and len(text) == 93
-    assert text == sample(load_model(text_runs[1]), "the", 90, 0.8)[0]
+    assert text == sample(load_network(text_runs[1]), "the", 90, 0.8)[0]
     written = page.read_text(encoding="utf-8")
     shown = re.findall("<span>(.*?)<i.*?</span>", written)
     assert "".join(map(html.unescape, shown)) == "".join(map(text_samples.visible, text))

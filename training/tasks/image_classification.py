@@ -101,15 +101,22 @@ def build(settings: Mapping[str, Any], processes: Processes) -> tuple[ImageSplit
     dataset = {key: value for key, value in settings["dataset"].items() if key not in ("task", "name")}
     with processes.first_before_others():  # so that one process downloads
         splits = build_images(dataset, seed=settings["seed"], **vars(processes))
-    main_net = {key: value for key, value in settings["main_net"].items() if key not in ("kind", "name")}
-    kind, kernel_decay = settings["main_net"]["kind"], main_net.pop("kernel_decay", 0.0)
+    torch.manual_seed(settings["seed"])
+    network = build_network(settings, splits.image_shape, splits.num_classes)
+    kernel_decay = settings["main_net"].get("kernel_decay", 0.0)
+    return splits, ImageClassification(network, kernel_decay).to(memory_format=torch.channels_last)  # as the images
+
+
+def build_network(settings: Mapping[str, Any], image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    """Build the network, images [B, C, H, W] -> logits [B, num_classes], from the settings of a run."""
+    kind = settings["main_net"]["kind"]
     if kind not in IMAGE_CLASSIFIERS:
         raise UserError(
             f"The main network {kind!r} does not classify images, which the data set {settings['dataset']['name']!r} "
             f"holds; choose main_net={' or main_net='.join(IMAGE_CLASSIFIERS)}."
         )
-    shapes = splits.image_shape, splits.num_classes
-    build_main_network = partial(call_with_settings, IMAGE_CLASSIFIERS[kind], "main_net", main_net, *shapes)
-    torch.manual_seed(settings["seed"])
-    network = generate_weights(build_within_memory(build_main_network), settings["hypernet"])
-    return splits, ImageClassification(network, kernel_decay).to(memory_format=torch.channels_last)  # as the images
+    not_its_own = ("kind", "name", "kernel_decay")
+    main_net = {key: value for key, value in settings["main_net"].items() if key not in not_its_own}
+    build_main_network = partial(call_with_settings, IMAGE_CLASSIFIERS[kind], "main_net", main_net)
+    build_main_network = partial(build_main_network, image_shape, num_classes)
+    return generate_weights(build_within_memory(build_main_network), settings["hypernet"])

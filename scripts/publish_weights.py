@@ -1,0 +1,25 @@
+"""Copy the best network of a run to results/weights/, a few bytes per parameter.
+
+python -m scripts.publish_weights runs/NAME hyper_wrn_40_1
+python eval.py hyper_wrn_40_1
+"""
+
+import argparse
+from pathlib import Path
+
+from training.command_line import one_line_errors
+from training.trained import write_weights
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="the directory of a run")
+    parser.add_argument("name", help="the name of the file; letters, digits and underscores")
+    arguments = parser.parse_args()
+    with one_line_errors("publish_weights"):
+        print(write_weights(arguments.run, arguments.name))
+
+
+if __name__ == "__main__":
+    main()
