@@ -54,6 +54,10 @@ class ImageClassification(nn.Module):
             loss = loss + 0.5 * self.kernel_decay * sum(kernel.square().sum() for kernel in kernels)
         return loss, carried
 
+    def compile(self) -> None:
+        """Compile the pass for each size of batch that comes, of which there are two at most (`dataset.small_size`)."""
+        super().compile(dynamic=False)
+
     def kernels(self, generated: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """All convolution kernels of the main network by name, learned and generated."""
         main_network = self.network.main_network if isinstance(self.network, HyperDNN) else self.network
