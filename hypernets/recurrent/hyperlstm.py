@@ -70,9 +70,9 @@ class HyperLSTMCell(LSTMCell):
     @torch.no_grad()
     def _spread_row_scales(self) -> None:
         """Add noise as large as the weights to W_hz and W_xz, without changing the scales that they start with."""
-        for weight in (self.row_scales.weight_hz, self.row_scales.weight_xz):
-            noise = torch.randn_like(weight)
-            weight.addcmul_(weight, noise - noise.mean(dim=1, keepdim=True))
+        weight = self.row_scales.weight[:2]  # [2, gates, N_z, H]
+        noise = torch.randn_like(weight)
+        weight.addcmul_(weight, noise - noise.mean(dim=-2, keepdim=True))
 
     def input_weights(self) -> Tensors:
         """Return the matrices that x_t is multiplied by: W_x [4H, I], and the hyper cell's [4H^, I]."""
@@ -100,11 +100,11 @@ class HyperLSTMCell(LSTMCell):
         hyper_input_product = hyper_x_product + hyper_h_product
         hyper_h, hyper_c = self.hyper_cell((hyper_product,), (hyper_input_product,), (hyper_h, hyper_c), (hyper_mask,))
         # Eq. 11-12
-        d_h, d_x, b = self.row_scales(*self.embeddings(hyper_h))
-        h_product, x_product = (product.unflatten(-1, (4, -1)) for product in (h_product, x_product))
-        gates = d_h * h_product + d_x * x_product + b + self.bias.view(4, -1)
+        d_h, d_x, b = self.row_scales(self.embeddings(hyper_h))
+        h_product, x_product = (product.unflatten(-1, (4, -1)).transpose(0, 1) for product in (h_product, x_product))
+        gates = d_h * h_product + d_x * x_product + b + self.bias.view(4, 1, -1)
         # Eq. 13
-        h, c = self.update(gates, c, mask)
+        h, c = self.update(gates, c, mask, gate_axis=0)
         return HyperLSTMState(h, c, hyper_h, hyper_c)
 
 
@@ -112,7 +112,7 @@ class HyperLSTM(RecurrentLayer):
     """HyperLSTM or Layer Norm HyperLSTM, called like `torch.nn.LSTM` (see `RecurrentLayer`).
 
     The state is a `HyperLSTMState`. `layer.cells[k]` has the parameters of layer k; the row scales of a
-    state's last time step are `cell.row_scales(*cell.embeddings(state.hyper_h[k]))`.
+    state's last time step are `cell.row_scales(cell.embeddings(state.hyper_h[k]))`.
 
     Args: those of `LSTM` (layer_norm and forget_bias apply to the main network and to the hyper cell), and
         hyper_size: units of the hyper cell.

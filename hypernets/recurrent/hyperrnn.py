@@ -57,8 +57,9 @@ class GeneratedWeights(nn.Module):
         """
         return self.weight_hz.transpose(1, 2).flatten(0, 1)
 
-    def forward(self, h_product: Tensor, x_product: Tensor, z_h: Tensor, z_x: Tensor, z_b: Tensor) -> Tensor:
-        """Return the argument of phi, [B, H], from W_hz h and W_xz x_t, each [B, H * N_z], and the z's [B, 1, N_z]."""
+    def forward(self, h_product: Tensor, x_product: Tensor, z: Tensor) -> Tensor:
+        """Return the argument of phi, [B, H], from W_hz h and W_xz x_t, each [B, H * N_z], and z [B, 3, 1, N_z]."""
+        z_h, z_x, z_b = z.unbind(1)
         b = F.linear(z_b.squeeze(1), self.weight_bz) + self.bias
         embedding_size = z_h.shape[-1]
         h_product, x_product = (product.unflatten(-1, (-1, embedding_size)) for product in (h_product, x_product))
@@ -86,9 +87,9 @@ class RowScaledWeights(nn.Module):
         """Return W_h [H, H]."""
         return self.weight_h
 
-    def forward(self, h_product: Tensor, x_product: Tensor, z_h: Tensor, z_x: Tensor, z_b: Tensor) -> Tensor:
-        """Return the argument of phi, [B, H], from W_h h and W_x x_t, each [B, H], and the z's [B, 1, N_z]."""
-        d_h, d_x, b = (scale.squeeze(1) for scale in self.row_scales(z_h, z_x, z_b))
+    def forward(self, h_product: Tensor, x_product: Tensor, z: Tensor) -> Tensor:
+        """Return the argument of phi, [B, H], from W_h h and W_x x_t, each [B, H], and z [B, 3, 1, N_z]."""
+        d_h, d_x, b = (scale.squeeze(0) for scale in self.row_scales(z))
         return d_h * h_product + d_x * x_product + b + self.bias
 
 
@@ -145,7 +146,7 @@ class HyperRNNCell(nn.Module):
         hyper_product = hyper_x_product + hyper_h_product + self.hyper_bias
         hyper_h = torch.tanh(F.linear(hyper_h, self.hyper_weight_h) + hyper_product)
         # Eq. 5-6, or Eq. 7-8
-        h = torch.tanh(self.weights(h_product, x_product, *self.embeddings(hyper_h)))
+        h = torch.tanh(self.weights(h_product, x_product, self.embeddings(hyper_h)))
         return HyperRNNState(h, hyper_h)
 
 

@@ -1,4 +1,4 @@
-"""What all recurrent layers share: the interface of `torch.nn.LSTM` and the loop over time.
+"""What all recurrent layers share: the interface of `torch.nn.LSTM`. recurrence.py runs their cells over a sequence.
 
 A layer (`LSTM`, `HyperLSTM`, `HyperRNN`) is a stack of cells. A cell has the parameters and the maths of one
 layer of the stack:
@@ -18,13 +18,11 @@ Shape legend
     gates    i, g, f, o, stacked in this order along 4 H (4 for an LSTM, 1 for an RNN)
 """
 
-from collections.abc import Callable
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hypernets.errors import UserError, require_whole
+from hypernets.recurrent.recurrence import Step, run_cell
 
 Tensors = tuple[Tensor, ...]
 Masks = tuple[Tensor | None, ...]
@@ -55,19 +53,18 @@ class RecurrentLayer(nn.Module):
         self.batch_first = batch_first
         input_sizes = [input_size] + [hidden_size] * (num_layers - 1)
         self.cells = nn.ModuleList(self.cell_type(size, hidden_size, **cell_settings) for size in input_sizes)
-        self._run_cell: Callable = run_cell
+        self._step_type = Step
 
     def compile(self) -> None:
-        """Take the fast path from now on (compiled_recurrence.py): the same results, except for rounding.
+        """Compile one time step and its derivative: the same results, except for rounding, in less time.
 
-        The first call with each batch size then takes seconds, since it compiles one time step; PyTorch's cache keeps
-        the compiled code for the next process. Needs a C++ compiler on a CPU and Triton on a GPU; without it, a
-        warning says so and a slower version of the same path runs. Second derivatives, and `torch.func` transforms
-        of the layer, work only without this call.
+        The first call with each batch size then compiles for about twenty seconds; PyTorch's cache keeps the compiled
+        code for the next process. Needs a C++ compiler on a CPU and Triton on a GPU; without it, a warning says so and
+        the layer works uncompiled.
         """
-        from hypernets.recurrent.compiled_recurrence import run_cell_compiled  # here, since importing it takes a second
+        from hypernets.recurrent.compiled_step import CompiledStep  # here, since importing it takes a second
 
-        self._run_cell = run_cell_compiled
+        self._step_type = CompiledStep
 
     def initial_state(self, batch_size: int) -> Tensors:
         """Return the zero state for B sequences: a named tuple of tensors, each [num_layers, B, units]."""
@@ -99,7 +96,7 @@ class RecurrentLayer(nn.Module):
 
         final_states = []
         for index, cell in enumerate(self.cells):
-            input, final_state = self._run_cell(cell, input, cell.state_type(*(tensor[index] for tensor in state)))
+            input, final_state = run_cell(cell, input, tuple(tensor[index] for tensor in state), self._step_type)
             final_states.append(final_state)
         output = input.transpose(0, 1) if self.batch_first else input
         return output, type(state)(*(torch.stack(tensors) for tensors in zip(*final_states, strict=True)))
@@ -143,26 +140,6 @@ class RecurrentLayer(nn.Module):
         return f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}, batch_first={self.batch_first}"
 
 
-def run_cell(cell: nn.Module, input: Tensor, state: Tensors) -> tuple[Tensor, Tensors]:
-    """Run one cell over a sequence [T, B, I], or token ids [T, B], step by step.
-
-    This loop defines what a layer computes; any faster way must agree with it. It takes the cell's own state before
-    the first step, each tensor [B, units], and returns h at every time step, [T, B, H], and the state after the last
-    one.
-    """
-    x_products = [input_product(input, weight) for weight in cell.input_weights()]
-    recurrent_weights = cell.recurrent_weights()
-    masks = cell.dropout_masks(input)
-    # unbind, not product[t]: the gradient of an index is a whole sequence of zeros for every step.
-    x_products_of_steps = zip(*(product.unbind() for product in x_products), strict=True)
-    outputs = []
-    for t, x_products_now in enumerate(x_products_of_steps):
-        h_products = tuple(F.linear(state.h, weight) for weight in recurrent_weights)
-        state = cell(h_products, x_products_now, state, tuple(None if mask is None else mask[t] for mask in masks))
-        outputs.append(state.h)
-    return torch.stack(outputs), state
-
-
 def detach_state(state: Tensors) -> Tensors:
     """Return the state (a layer's, or the plain tuple of `torch.nn.LSTM`) without its graph."""
     detached = tuple(tensor.detach() for tensor in state)
@@ -172,11 +149,3 @@ def detach_state(state: Tensors) -> Tensors:
 def is_token_ids(input: Tensor) -> bool:
     """Whether the input is of an integer type, and so holds ids that stand for one-hot vectors."""
     return not (input.is_floating_point() or input.is_complex() or input.dtype == torch.bool)
-
-
-def input_product(input: Tensor, weight: Tensor) -> Tensor:
-    """Return the weight [rows, I] times the input of every time step, [T, B, rows].
-
-    The input is [T, B, I], or token ids [T, B]: the product with a one-hot vector is a column of the matrix.
-    """
-    return F.embedding(input.long(), weight.t()) if is_token_ids(input) else F.linear(input, weight)

@@ -83,15 +83,16 @@ class LSTMCell(nn.Module):
         (h_product,), (x_product,), (mask,) = h_products, x_products, masks
         return self.update((h_product + x_product + self.bias).unflatten(-1, (4, -1)), state[1], mask)
 
-    def update(self, gates: Tensor, c: Tensor, mask: Tensor | None) -> LSTMState:
-        """Return the new state (Eq. 13) from c_{t-1} [B, H], a dropout mask [B, H] or None, and gates [B, 4, H].
+    def update(self, gates: Tensor, c: Tensor, mask: Tensor | None, gate_axis: int = 1) -> LSTMState:
+        """Return the new state (Eq. 13) from the gates, c_{t-1} [B, H], and a dropout mask [B, H] or None.
 
-        The gates are those of Eq. 12 before their layer norm.
+        The gates are those of Eq. 12 before their layer norm: [B, 4, H], or [4, B, H] where their axis is 0.
         """
         if self.layer_norm:
             normalised = F.layer_norm(gates, (self.hidden_size,), eps=LAYER_NORM_EPSILON)
-            gates = normalised * self.gate_gamma.view(4, -1) + self.gate_beta.view(4, -1)
-        i, g, f, o = gates.unbind(-2)
+            gamma, beta = (p.view(4, *[1] * (1 - gate_axis), -1) for p in (self.gate_gamma, self.gate_beta))
+            gates = normalised * gamma + beta
+        i, g, f, o = gates.unbind(gate_axis)
         # Without memory loss: only what is new is dropped, never what c remembers.
         new = torch.tanh(g) if mask is None else torch.tanh(g) * mask
         c = torch.sigmoid(f + self.forget_bias) * c + torch.sigmoid(i) * new

@@ -17,14 +17,17 @@ from hypernets.recurrent.lstm import LSTM
 
 
 class ReleasedArray(NamedTuple):
-    """Where a layer keeps an array of a released cell: in which parameter of its `state_dict()`."""
+    """Where a layer keeps an array of a released cell: which piece of which parameter of its `state_dict()` it is."""
 
     parameter: str
-    gate: int | None = None  # index in i, g, f, o of the gate whose rows it is; None for all rows
+    index: int = 0
+    pieces: int = 1  # the parameter has this many along its first axis
 
     def view(self, tensor: Tensor) -> Tensor:
         """Return the view of the parameter, or of its gradient, that has the array's shape and layout."""
-        return (tensor if self.gate is None else tensor.chunk(4)[self.gate]).t()
+        if tensor.dim() == 4:  # row scales, which are stored as the released cells store them
+            return tensor.flatten(0, 1)[self.index]
+        return tensor.chunk(self.pieces)[self.index].t()
 
 
 def load_released_cell(arrays: Mapping[str, Any]) -> LSTM | HyperLSTM:
@@ -88,13 +91,13 @@ def released_arrays(is_hyper: bool, layer_norm: bool) -> dict[str, ReleasedArray
     renamed = {"W_hh_i": "W_hh", "ln/ln_gamma": "ln_all/ln_gamma", "ln/ln_beta": "ln_all/ln_beta"}
     places = {renamed.get(name, name): place for name, place in places.items()}
     places |= {f"LSTMCell/{name}": ReleasedArray(f"cells.0.hyper_cell.{own}") for name, own in of_lstm.items()}
-    for target, z, scales in (("x", "zw", "alpha"), ("h", "zw", "alpha"), ("b", "zb", "beta")):
+    for part, target, z, scales in ((1, "x", "zw", "alpha"), (0, "h", "zw", "alpha"), (2, "b", "zb", "beta")):
         for gate, letter in enumerate("ijfo"):
-            scope = f"hyper_{letter}{target}"
-            places[f"{scope}/{z}/super_linear_w"] = ReleasedArray(f"cells.0.embeddings.z_{target}.weight", gate)
+            scope, index = f"hyper_{letter}{target}", 4 * part + gate
+            places[f"{scope}/{z}/super_linear_w"] = ReleasedArray("cells.0.embeddings.weight", index, 12)
             if target != "b":
-                places[f"{scope}/{z}/super_linear_b"] = ReleasedArray(f"cells.0.embeddings.z_{target}.bias", gate)
-            places[f"{scope}/{scales}/super_linear_w"] = ReleasedArray(f"cells.0.row_scales.weight_{target}z", gate)
+                places[f"{scope}/{z}/super_linear_b"] = ReleasedArray("cells.0.embeddings.bias", index, 8)
+            places[f"{scope}/{scales}/super_linear_w"] = ReleasedArray("cells.0.row_scales.weight", index, 12)
     return places
 
 

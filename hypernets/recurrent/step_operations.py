@@ -1,4 +1,4 @@
-"""Operations of a time step, rewritten so that a compiler turns them into fast code (see compiled_recurrence.py).
+"""Operations of a time step, rewritten so that a compiler turns them into fast code (see compiled_step.py).
 
 Each computes the operation that it is named after, up to rounding; NotImplemented leaves that operation as it is.
 """

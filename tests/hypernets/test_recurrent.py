@@ -173,9 +173,10 @@ def test_hyperrnn_forms_agree_where_the_full_tensor_scales_rows():
         for full_cell, scaled_cell in zip(full.cells, scaled.cells, strict=True):
             full_cell.load_state_dict(scaled_cell.state_dict(), strict=False)  # hyper cell, embeddings and b_0
             weights, scales = scaled_cell.weights, scaled_cell.weights.row_scales
-            full_cell.weights.weight_hz.copy_(torch.einsum("un,uv->uvn", scales.weight_hz, weights.weight_h))
-            full_cell.weights.weight_xz.copy_(torch.einsum("un,uv->uvn", scales.weight_xz, weights.weight_x))
-            full_cell.weights.weight_bz.copy_(scales.weight_bz)
+            w_hz, w_xz, w_bz = scales.weight.squeeze(1)  # each [N_z, H]
+            full_cell.weights.weight_hz.copy_(torch.einsum("nu,uv->uvn", w_hz, weights.weight_h))
+            full_cell.weights.weight_xz.copy_(torch.einsum("nu,uv->uvn", w_xz, weights.weight_x))
+            full_cell.weights.weight_bz.copy_(w_bz.t())
     input, state = torch.randn(6, 2, 3, dtype=torch.float64), random_state(full, 2)
     assert_same(full(input, state), scaled(input, state))
     before = full(input, state)[0]
@@ -195,7 +196,7 @@ def test_full_hyperrnn_generates_its_weights():
         read = torch.cat([x[0, b], h[0, b]])
         new_hyper_h = torch.tanh(cell.hyper_weight_h @ hyper_h[0, b] + cell.hyper_weight_x @ read + cell.hyper_bias)
         assert_same(state.hyper_h[0, b], new_hyper_h)
-        z_h, z_x, z_b = (z[0] for z in (z.squeeze(1) for z in cell.embeddings(new_hyper_h.unsqueeze(0))))
+        z_h, z_x, z_b = cell.embeddings(new_hyper_h.unsqueeze(0))[0, :, 0]
         w_h, w_x, bias = weights.weight_hz @ z_h, weights.weight_xz @ z_x, weights.weight_bz @ z_b
         assert w_h.shape == (4, 4) and w_x.shape == (4, 3)
         assert_same(output[0, b], torch.tanh(w_h @ h[0, b] + w_x @ x[0, b] + bias + weights.bias))
@@ -207,12 +208,13 @@ def test_full_hyperrnn_generates_its_weights():
 @pytest.mark.parametrize("layer_norm", [False, True])
 def test_row_scales_start_at_a_tenth(layer_norm):
     cell = HyperLSTMCell(5, 7, hyper_size=6, embedding_size=3, layer_norm=layer_norm)
-    d_h, d_x, b = cell.row_scales(*cell.embeddings(torch.randn(2, 6)))
-    torch.testing.assert_close(d_h, torch.full((2, 4, 7), 0.1))
-    torch.testing.assert_close(d_x, torch.full((2, 4, 7), 0.1))
+    d_h, d_x, b = cell.row_scales(cell.embeddings(torch.randn(2, 6)))
+    torch.testing.assert_close(d_h, torch.full((4, 2, 7), 0.1))
+    torch.testing.assert_close(d_x, torch.full((4, 2, 7), 0.1))
     assert (b == 0).all()
     assert (cell.bias == 0).all() and (cell.hyper_cell.bias == 0).all()
-    assert 0 < cell.embeddings.z_b.weight.abs().max() < 0.05
+    z_h, z_x, z_b = cell.embeddings.weight.chunk(3)
+    assert (z_h == 0).all() and (z_x == 0).all() and 0 < z_b.abs().max() < 0.05
 
 
 @pytest.mark.parametrize(("equal_start", "rank"), [(True, 1), (False, 3)])
@@ -220,7 +222,7 @@ def test_row_scales_of_all_steps_have_rank_one_unless_the_symmetry_is_broken(equ
     torch.manual_seed(0)
     layer = HyperLSTM(5, 7, hyper_size=6, embedding_size=3, equal_start=equal_start).double()
     cell = layer.cells[0]
-    for each in cell.row_scales(*cell.embeddings(torch.randn(2, 6).double()))[:2]:
+    for each in cell.row_scales(cell.embeddings(torch.randn(2, 6).double()))[:2]:
         torch.testing.assert_close(each, torch.full_like(each, 0.1))  # at the start, in both cases
     x, target = torch.randn(20, 4, 5).double(), torch.randn(20, 4, 7).double()
     optimizer = torch.optim.Adam(layer.parameters(), 0.02)
@@ -229,8 +231,8 @@ def test_row_scales_of_all_steps_have_rank_one_unless_the_symmetry_is_broken(equ
         (layer(x)[0] - target).square().mean().backward()
         optimizer.step()
     hyper_h = torch.randn(50, 6).double()
-    for each in cell.row_scales(*cell.embeddings(hyper_h))[:2]:
-        for gate in each.detach().unbind(dim=1):  # [50, 7]
+    for each in cell.row_scales(cell.embeddings(hyper_h))[:2]:
+        for gate in each.detach():  # [50, 7]
             assert torch.linalg.matrix_rank(gate, rtol=1e-6) == rank
 
 
@@ -251,9 +253,9 @@ def test_full_hyperrnn_starts_with_weights_of_the_size_of_the_row_scaled():
     sizes = []
     for form in ("full", "row_scaled"):
         weights = HyperRNN(64, 64, embedding_size=4, form=form).cells[0].weights
-        ones, h = torch.ones(1, 1, 4), torch.randn(1, 64)
+        h = torch.randn(1, 64)
         products = (F.linear(h, matrix) for matrix in (weights.recurrent_weight(), weights.input_weight()))
-        sizes.append(weights(*products, ones, ones, ones).std().item())
+        sizes.append(weights(*products, torch.ones(1, 3, 1, 4)).std().item())
     assert sizes[0] == pytest.approx(sizes[1], rel=0.3)
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hypernets import UserError
+from hypernets.recurrent import recurrence
 from hypernets.recurrent.hyperlstm import HyperLSTM
 from hypernets.recurrent.lstm import LSTM
 from hypernets.recurrent.released_cell import load_released_cell, released_arrays
@@ -45,8 +46,15 @@ def test_forward_final_state_and_all_gradients(cell):
     check_against_golden(cell, golden, load_released_cell(arrays))
 
 
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_same_one_step_after_another(cell, monkeypatch):
+    monkeypatch.setattr(recurrence, "_steps_are_looked_into", lambda: True)
+    golden, arrays = read_golden(cell)
+    check_against_golden(cell, golden, load_released_cell(arrays))
+
+
 @pytest.mark.parametrize("cell", COMPILED)
-def test_the_same_on_the_fast_path(cell):
+def test_the_same_compiled(cell):
     golden, arrays = read_golden(cell)
     layer = load_released_cell(arrays)
     layer.compile()

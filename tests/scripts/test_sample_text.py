@@ -57,7 +57,7 @@ def test_changes_of_the_row_scales():
     with torch.no_grad():
         for end in range(1, len(text) + 1):
             _, state = model(ids[:end])
-            scales.append(cell.row_scales(*cell.embeddings(state.hyper_h[-1]))[0].view(4, 6))
+            scales.append(cell.row_scales(cell.embeddings(state.hyper_h[-1]))[0].view(4, 6))
     assert changes.shape == (10, 4) and not changes[0].any()
     for position in range(1, 10):
         expected = (scales[position] - scales[position - 1]).norm(dim=1)

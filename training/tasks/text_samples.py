@@ -51,8 +51,8 @@ def sample(
         for index, cell in enumerate(layer.cells):
             output, states[index] = run_cell(cell, output, states[index])
         if shows_row_scales(model):
-            d_h, _, _ = cell.row_scales(*cell.embeddings(states[-1].hyper_h))  # of the rows of W_h (Eq. 11-12)
-            scales.append(d_h[0].float().cpu())  # [4, H]
+            d_h, _, _ = cell.row_scales(cell.embeddings(states[-1].hyper_h))  # of the rows of W_h (Eq. 11-12)
+            scales.append(d_h[:, 0].float().cpu())  # [4, H]
         if len(ids) == position + 1 < end:
             logits = model.output(output)[0, 0].float().cpu()
             # nan_to_num: a model that has diverged writes noise, and it is for its loss to say so.

@@ -1,7 +1,12 @@
-"""The fast path of the recurrent layers against the loop that defines them."""
+"""The order in which recurrent layers compute, compiled and not, against the steps one by one that define them."""
 
+import os
+import subprocess
+import sys
 import warnings
 from functools import partial
+from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -9,7 +14,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hypernets.recurrent import compiled_recurrence, step_operations
+from hypernets.recurrent import compiled_step, recurrence, step_operations
 from hypernets.recurrent.hyperlstm import HyperLSTM
 from hypernets.recurrent.hyperrnn import HyperRNN
 from hypernets.recurrent.layer import detach_state
@@ -41,21 +46,32 @@ def no_compiler(monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("No working C++ compiler found\nin any of these places")
 
-    monkeypatch.setattr(compiled_recurrence, "standalone_compile", fail)
+    monkeypatch.setattr(compiled_step, "standalone_compile", fail)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", UNCOMPILED)
         yield
 
 
 def make_pair(kind, dtype=torch.float64, **options):
-    """The same layer twice, away from its initial values; the second takes the fast path."""
+    """The same layer twice, away from its initial values; the first takes its steps one by one."""
     reference, fast = (LAYERS[kind](5, 7, **options).to(dtype) for _ in range(2))
     with torch.no_grad():
         for parameter in reference.parameters():
             parameter.add_(0.4 * torch.randn_like(parameter))
     fast.load_state_dict(reference.state_dict())
-    fast.compile()
-    return reference, fast
+    return step_by_step(reference), fast
+
+
+def step_by_step(layer):
+    """Let a layer take its steps one by one."""
+    forward = layer.forward
+
+    def looked_into(*arguments):
+        with mock.patch.object(recurrence, "_steps_are_looked_into", return_value=True):
+            return forward(*arguments)
+
+    layer.forward = looked_into
+    return layer
 
 
 def run(layer, input, state, seed=1):
@@ -78,14 +94,17 @@ def random_state(layer, batch_size):
     return [torch.randn_like(tensor).requires_grad_() for tensor in layer.initial_state(batch_size)]
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("kind", LAYERS)
-def test_forward_and_all_gradients(kind, no_compiler, monkeypatch):
+def test_forward_and_all_gradients(kind, compiled, no_compiler, monkeypatch):
     options = {"recurrent_dropout": 0.3} if "rnn" not in kind else {}
     if kind == "layer_norm_hyperlstm":
         options["hyper_recurrent_dropout"] = 0.2
     reference, fast = make_pair(kind, num_layers=2, **options)
+    if compiled:
+        fast.compile()
     steps, batch_size = SHAPES.get(kind, (7, 3))
-    monkeypatch.setattr(compiled_recurrence, "BLOCK_ROWS", 3 * batch_size)  # several blocks, the last one shorter
+    monkeypatch.setattr(recurrence, "BLOCK_ROWS", 3 * batch_size)  # several blocks, the last one shorter
     state = random_state(reference, batch_size)
     for input in (
         torch.randn(steps, batch_size, 5, dtype=torch.float64, requires_grad=True),
@@ -104,6 +123,7 @@ def test_forward_and_all_gradients(kind, no_compiler, monkeypatch):
 )
 def test_compiled_forward_and_all_gradients(device, kind, dtype):
     reference, fast = (layer.to(device) for layer in make_pair(kind, dtype))
+    fast.compile()
     state = random_state(reference, 3)
     tolerance = 1e-9 if dtype == torch.float64 else 2e-5
     dense = torch.randn(9, 3, 5, dtype=dtype, device=device, requires_grad=True)
@@ -116,8 +136,10 @@ def test_compiled_forward_and_all_gradients(device, kind, dtype):
         assert_agree([fast(input)[0]], [reference.eval()(input)[0]], tolerance)
 
 
-def check_bfloat16_products(kind, device):
+def check_bfloat16_products(kind, device, compiled):
     reference, fast = (layer.to(device) for layer in make_pair(kind, torch.float32))
+    if compiled:
+        fast.compile()
     input, state = torch.randn(9, 3, 5, device=device), random_state(reference, 3)
     with torch.autocast(device, dtype=torch.bfloat16):
         actual, expected = run(fast, input, state), run(reference, input, state)
@@ -127,8 +149,9 @@ def check_bfloat16_products(kind, device):
     assert 0 < (actual[0] - fast(input, state)[0]).abs().max() < 0.05
 
 
-def test_bfloat16_products(no_compiler):
-    check_bfloat16_products("layer_norm_hyperlstm", "cpu")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_bfloat16_products(compiled, no_compiler):
+    check_bfloat16_products("layer_norm_hyperlstm", "cpu", compiled)
 
 
 @pytest.mark.parametrize(
@@ -136,11 +159,12 @@ def test_bfloat16_products(no_compiler):
 )
 def test_compiled_with_bfloat16_products(device):
     """Compiled code does not check the types of what it is given, and here there are two."""
-    check_bfloat16_products("layer_norm_lstm", device)
+    check_bfloat16_products("layer_norm_lstm", device, compiled=True)
 
 
 def test_without_a_compiler_it_says_so_once_and_works(no_compiler):
     reference, fast = make_pair("layer_norm_lstm")
+    fast.compile()
     input = torch.randn(4, 2, 5, dtype=torch.float64)
     with pytest.warns(UserWarning, match=f"{UNCOMPILED}, .* here: No working C.. compiler found$") as caught:
         output, _ = fast(input)
@@ -149,7 +173,7 @@ def test_without_a_compiler_it_says_so_once_and_works(no_compiler):
     assert_agree([output], [reference(input)[0]])
 
 
-def test_a_carried_state_and_other_batch_sizes(no_compiler):
+def test_a_carried_state_and_other_batch_sizes():
     reference, fast = make_pair("layer_norm_hyperlstm")
     for batch_size in (2, 4, 2):
         input = torch.randn(6, batch_size, 5, dtype=torch.float64)
@@ -162,7 +186,7 @@ def test_a_carried_state_and_other_batch_sizes(no_compiler):
     ("layer", "limit"),
     [(LAYERS["layer_norm_lstm"], 1.2), (partial(HyperLSTM, layer_norm=False), 1.0), (HyperLSTM, 1.2)],
 )
-def test_memory_kept_for_the_backward_pass(layer, limit, no_compiler):
+def test_memory_kept_for_the_backward_pass(layer, limit):
     """Against torch.nn.LSTM of the same width, the parameters not counted."""
     input = torch.randn(10, 8, 50)
 
@@ -179,9 +203,7 @@ def test_memory_kept_for_the_backward_pass(layer, limit, no_compiler):
             layer(input)
         return sum(sizes.values())
 
-    fast = layer(50, 1000)
-    fast.compile()
-    assert 0 < kept(fast) <= limit * kept(nn.LSTM(50, 1000))
+    assert 0 < kept(layer(50, 1000)) <= limit * kept(nn.LSTM(50, 1000))
 
 
 class CountWritten(TorchDispatchMode):
@@ -196,17 +218,71 @@ class CountWritten(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("kind", [kind for kind in LAYERS if kind != "large_embedding"])
-def test_the_loop_and_the_fast_path_are_linear_in_time(kind, no_compiler):
+def test_linear_in_time(kind, no_compiler):
     """In the gradient of an index, for example, every step would write a whole sequence."""
-    for layer in make_pair(kind):
+    compiled = make_pair(kind)[1]
+    compiled.compile()
+    for layer in (*make_pair(kind), compiled):
         written = []
         for steps in (16, 32):
             input = torch.randn(steps, 2, 5, dtype=torch.float64, requires_grad=True)
-            layer(input)[0].sum().backward()  # traces the graphs of a step, on the fast path
+            layer(input)[0].sum().backward()  # traces the graphs of a step, after compile()
             with CountWritten() as count:
                 layer(input)[0].sum().backward()
             written.append(count.elements)
         assert written[1] < 2.2 * written[0]
+
+
+@pytest.mark.parametrize("kind", ["layer_norm_lstm", "layer_norm_hyperlstm", "hyperrnn_full"])
+def test_second_derivatives(kind):
+    """With `create_graph=True` the backward pass differentiates the steps one by one."""
+    results = []
+    for layer in make_pair(kind, num_layers=2):
+        torch.manual_seed(1)
+        input, state = torch.randn(4, 2, 5, dtype=torch.float64, requires_grad=True), random_state(layer, 2)
+        output, final_state = layer(2 * input, [tensor + input.mean() for tensor in state])  # operands that depend
+        leaves = [input, *state, *layer.parameters()]
+        loss = output.square().sum() + final_state[0].pow(3).sum()
+        first = torch.autograd.grad(loss, leaves, create_graph=True)
+        second = torch.autograd.grad(sum(gradient.square().sum() for gradient in first), leaves)
+        results.append([*first, *second])
+    assert_agree(*results)
+
+
+def test_transforms_of_functions():
+    """`torch.func`, forward-mode differentiation and `torch.export` look into every step."""
+    reference, fast = make_pair("layer_norm_hyperlstm")
+    inputs = torch.randn(3, 4, 2, 5, dtype=torch.float64)
+    tangent = torch.randn(4, 2, 5, dtype=torch.float64)
+    mapped = torch.func.vmap(lambda input: fast(input)[0])(inputs)
+    assert_agree(mapped, [reference(input)[0] for input in inputs])
+
+    def loss(layer):
+        return lambda input: layer(input)[0].square().sum()
+
+    expected = torch.autograd.functional.jvp(loss(reference), inputs[0], tangent)[1]
+    assert_agree([torch.func.jvp(loss(fast), (inputs[0],), (tangent,))[1]], [expected])
+    assert_agree([(torch.func.grad(loss(fast))(inputs[0]) * tangent).sum()], [expected])
+    with torch.autograd.forward_ad.dual_level():
+        value = loss(fast)(torch.autograd.forward_ad.make_dual(inputs[0], tangent))
+        assert_agree([torch.autograd.forward_ad.unpack_dual(value).tangent], [expected])
+    exported = torch.export.export(fast, (inputs[0],)).module()
+    assert_agree([exported(inputs[0])[0]], [reference(inputs[0])[0]])
+
+
+def test_a_new_user_meets_no_compiler_no_warning_and_no_file(tmp_path):
+    program = """
+import sys, torch
+from hypernets import HyperLSTM
+layer = HyperLSTM(5, 400)
+layer(torch.randn(10, 2, 5))[0].sum().backward()
+assert "torch._inductor.compile_fx" not in sys.modules
+"""
+    command = [sys.executable, "-W", "error", "-B", "-c", program]
+    environment = os.environ | {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PYTHONPATH": str(Path.cwd())}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == "", done.stderr
+    assert not list(tmp_path.rglob("*"))
 
 
 def test_rewritten_functions():

@@ -1,0 +1,91 @@
+"""The time step of a recurrent layer as compiled graphs, after `compile()`: one of the step, one of its derivative."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import Tensor, nn
+from torch._inductor import standalone_compile
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from hypernets.recurrent.recurrence import Operands, Plan, Step
+from hypernets.recurrent.step_operations import LARGEST_FUSED_SUM, REWRITTEN
+
+
+class CompiledStep(Step):
+    """What `Step` does, compiled for the shapes and layouts of the tensors, and kept as long as the cell."""
+
+    _compiled: WeakKeyDictionary[nn.Module, dict[Any, Callable]] = WeakKeyDictionary()
+
+    def __init__(self, plan: Plan, operands: Operands) -> None:
+        super().__init__(plan, operands)
+        self.parameters = [laid_out_for_steps(parameter) for parameter in operands.parameters]
+        self._functions: dict[str, Callable] = {}
+
+    def within(self, work: Callable[[], Any]) -> Any:
+        """Do the work; the graphs take the parameters as arguments."""
+        return work()
+
+    def next_state(self, inputs: Sequence[Tensor], h: Tensor) -> Sequence[Tensor]:
+        """See `Step`."""
+        return self._run("next_state", [inputs, [h]])
+
+    def derivative(self, *groups: Sequence[Tensor]) -> Sequence[Tensor]:
+        """See `Step`."""
+        return self._run("derivative", groups)
+
+    def _run(self, kind: str, groups: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
+        tensors = [tensor for group in (self.parameters, *groups) for tensor in group]
+        if kind not in self._functions:  # all calls of one object are with tensors of the same shapes and layouts
+            layouts = tuple((t.shape, t.stride(), t.dtype, t.device) for t in tensors)
+            known = self._compiled.setdefault(self.plan.cell, {})
+            key = kind, self.plan.autocast, tuple(mask is None for mask in self.masks), layouts
+            if key not in known:
+                known[key] = compile_graph(self._function(kind, [len(group) for group in groups]), tensors)
+            self._functions[kind] = known[key]
+        return self._functions[kind](*tensors)
+
+    def _function(self, kind: str, sizes: Sequence[int]) -> Callable:
+        """Return the method of `Step` as a function of the parameters and then its arguments, one after another."""
+
+        def function(*tensors: Tensor) -> Any:
+            remaining = iter(tensors)
+            step = Step.__new__(Step)
+            vars(step).update(vars(self))
+            step.parameters = [p.detach().requires_grad_() for p in islice(remaining, len(self.parameters))]
+            groups = [list(islice(remaining, size)) for size in sizes]
+            if kind == "next_state":
+                groups[1] = groups[1][0]
+            return tuple(step.within(lambda: getattr(step, kind)(*groups)))
+
+        return function
+
+
+# The compiler is not tried out on every instruction set of the processor first: that takes as long as a graph.
+OPTIONS = {"config_patches": {"cpp.vec_isa_ok": True}}
+
+
+def compile_graph(function: Callable, tensors: list[Tensor]) -> Callable:
+    """Trace a function for tensors of these shapes and layouts, and compile it.
+
+    If that fails, usually for lack of a compiler, a warning says so and the traced function is returned as it is.
+    """
+    tensors = [tensor.detach() for tensor in tensors]
+    fused = make_fx(function, REWRITTEN, tracing_mode="fake")(*tensors)
+    try:
+        return standalone_compile(fused, tensors, dynamic_shapes="from_graph", options=OPTIONS)
+    except RuntimeError as error:
+        reason = str(error).strip().partition("\n")[0]
+        warnings.warn(
+            f"The time steps of recurrent layers run uncompiled, and slower, because compiling failed here: {reason}",
+            stacklevel=2,
+        )
+        return make_fx(function, tracing_mode="fake")(*tensors)
+
+
+def laid_out_for_steps(parameter: Tensor) -> Tensor:
+    """Return the parameter, with its columns contiguous where a step reads them one by one."""
+    is_narrow = parameter.dim() == 2 and parameter.shape[1] <= LARGEST_FUSED_SUM
+    return parameter.t().contiguous().t() if is_narrow else parameter.contiguous()

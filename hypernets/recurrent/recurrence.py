@@ -1,0 +1,373 @@
+"""A cell over a sequence: `step_by_step` defines what it computes, and `run_cell` computes it in a faster order.
+
+    products with x_t       one for all matrices and a block of time steps
+    products with h_{t-1}   one for all matrices per step; they are laid out for this once per sequence
+    the rest of a step      the cell's `forward`; automatic differentiation finds its derivative, one step at a time
+    gradients of matrices   one product for a block of time steps instead of one per step
+    kept for the backward   the state and the products with h_{t-1} of every step; all else is recomputed
+
+None of this needs a compiler. After `compile()`, the rest of a step is a compiled graph, too (compiled_step.py).
+What a cell is, and the shape legend, are in layer.py.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.func import functional_call
+
+# Rows (time steps times sequences) of a block: enough for a fast product, few enough to need little memory.
+BLOCK_ROWS = 512
+# Laying a matrix out for oneDNN pays where it is large, and used in several steps.
+SMALLEST_LAID_OUT, FEWEST_STEPS_LAID_OUT = 2**17, 8
+
+
+class Operands(NamedTuple):
+    """What a cell computes with besides its input, in groups of tensors."""
+
+    input_weights: Sequence[Tensor]
+    recurrent_weights: Sequence[Tensor]
+    masks: Sequence[Tensor | None]  # for the whole sequence
+    state: Sequence[Tensor]  # before the first step
+    parameters: Sequence[Tensor] = ()  # those that the cell's `forward` reads
+
+
+class Plan(NamedTuple):
+    """What describes a computation besides its tensors."""
+
+    cell: nn.Module
+    step_type: type["Step"]
+    autocast: torch.dtype | None
+    dtype: torch.dtype  # of the matrix products
+    names: tuple[str, ...]  # of the parameters that the cell's `forward` reads
+    sizes: tuple[int, ...]  # of the groups of operands
+
+    def operands(self, tensors: Sequence[Tensor | None]) -> Operands:
+        """Undo the concatenation of the groups."""
+        remaining = iter(tensors)
+        return Operands(*(list(islice(remaining, size)) for size in self.sizes))
+
+    def with_parameters(self, parameters: Sequence[Tensor], work: Callable[[], Any]) -> Any:
+        """Do the work while the cell's `forward` reads these parameters."""
+        placed = {f"cell.{name}": parameter for name, parameter in zip(self.names, parameters, strict=True)}
+        return functional_call(_Holder(self.cell), placed, (work,))
+
+
+class _Holder(nn.Module):
+    """Lets `functional_call` place the parameters of a cell once per sequence instead of once per step."""
+
+    def __init__(self, cell: nn.Module) -> None:
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, work: Callable[[], Any]) -> Any:
+        return work()
+
+
+@torch._disable_dynamo  # the steps of a long sequence would be one huge graph
+def run_cell(
+    cell: nn.Module, input: Tensor, state: tuple[Tensor, ...], step_type: type["Step"] | None = None
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run one cell over a sequence: `step_by_step` on the cell's own operands, but faster.
+
+    Under autocast the matrix products are in its type, state and sums over time in float32. The steps are taken one by
+    one where something looks into them: a transform of `torch.func`, forward-mode differentiation or `torch.export`;
+    and in a backward pass with `create_graph=True`, for second derivatives.
+
+    Args:
+        cell: see layer.py.
+        input: real numbers [T, B, I], or token ids [T, B].
+        state: the cell's own state before the first step, each tensor [B, units].
+        step_type: `Step` if not given, or `CompiledStep`.
+
+    Returns:
+        h at every time step, [T, B, H], and the state after the last one.
+    """
+    operands = Operands(cell.input_weights(), cell.recurrent_weights(), cell.dropout_masks(input), state)
+    if _steps_are_looked_into():
+        return step_by_step(cell, input, operands)
+
+    multiplied = {w.untyped_storage().data_ptr() for w in (*operands.input_weights, *operands.recurrent_weights)}
+    in_step = {name: p for name, p in cell.named_parameters() if p.untyped_storage().data_ptr() not in multiplied}
+    operands = operands._replace(parameters=tuple(in_step.values()))
+    device = input.device.type
+    autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    if state[0].dtype == torch.float64:
+        autocast = None  # as PyTorch has it
+    plan = Plan(
+        cell, step_type or Step, autocast, autocast or state[0].dtype, tuple(in_step), tuple(map(len, operands))
+    )
+    tensors = [tensor for group in operands for tensor in group]
+    differentiable = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in [input, *tensors])
+    output, *final_state = Recurrence.apply(plan, differentiable, input, *tensors)
+    return output, cell.state_type(*final_state)
+
+
+def _steps_are_looked_into() -> bool:
+    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return transformed or torch.compiler.is_exporting()
+
+
+def step_by_step(cell: nn.Module, input: Tensor, operands: Operands) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run one cell over a sequence, one time step after another: this defines what a layer computes.
+
+    Arguments and result are those of `run_cell`, with the operands that the cell computes with.
+    """
+    x_products = [input_product(input, weight) for weight in operands.input_weights]
+    state = cell.state_type(*operands.state)
+    outputs = []
+    # unbind, not product[t]: the gradient of an index is a whole sequence of zeros for every step.
+    for t, x_products_now in enumerate(zip(*(product.unbind() for product in x_products), strict=True)):
+        h_products = tuple(F.linear(state.h, weight) for weight in operands.recurrent_weights)
+        masks = tuple(None if mask is None else mask[t] for mask in operands.masks)
+        state = cell(h_products, x_products_now, state, masks)
+        outputs.append(state.h)
+    return torch.stack(outputs), state
+
+
+def input_product(input: Tensor, weight: Tensor) -> Tensor:
+    """Return the weight [rows, I] times the input of every time step, [T, B, rows].
+
+    The input is [T, B, I], or token ids [T, B]: the product with a one-hot vector is a column of the matrix.
+    """
+    return F.linear(input, weight) if input.is_floating_point() else F.embedding(input.long(), weight.t())
+
+
+class Recurrence(torch.autograd.Function):
+    """A cell over a sequence, as one function of the input and of the operands one after another."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, plan: Plan, differentiable: bool, input: Tensor, *tensors: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        """Return h at every time step, [T, B, H], and the final state."""
+        operands, dtype = plan.operands(tensors), plan.dtype
+        steps, batch_size = input.shape[:2]
+        block = min(steps, max(1, BLOCK_ROWS // batch_size))
+        multiply_x = input_multiplier(torch.cat(operands.input_weights).to(dtype), input)
+        multiply_h = multiplier(torch.cat(operands.recurrent_weights).to(dtype), steps)
+        step = plan.step_type(plan, operands)
+
+        h, *memory = (tensor.contiguous() for tensor in operands.state)
+        outputs = h.new_empty(steps, *h.shape)
+        kept: list[Tensor] = []
+
+        def take_steps() -> list[Tensor]:
+            now, before = h, memory
+            for t in range(steps):
+                if t % block == 0:
+                    x_products = multiply_x(input[t : t + block])
+                h_product = multiply_h(now.to(dtype))
+                if differentiable:
+                    kept.extend([h_product, *before])
+                now = outputs[t]
+                before = step.next_state([h_product, x_products[t % block], *before, *step.masks_at(t)], now)
+            return before
+
+        with torch.autocast(input.device.type, enabled=False):
+            memory = step.within(take_steps)
+        if differentiable:
+            ctx.plan, ctx.block = plan, block
+            ctx.present = [tensor is not None for tensor in tensors]
+            ctx.save_for_backward(input, *(tensor for tensor in tensors if tensor is not None), outputs, *kept)
+        return outputs, outputs[-1].clone(), *memory
+
+    @staticmethod
+    def backward(ctx: Any, d_outputs: Tensor, *d_state: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of what `forward` takes, from those of what it returns."""
+        input, *saved = ctx.saved_tensors
+        remaining = iter(saved)
+        operands = ctx.plan.operands([next(remaining) if present else None for present in ctx.present])
+        if torch.is_grad_enabled():  # second derivatives are asked for
+            return None, None, *_differentiable_gradients(ctx, input, operands, (d_outputs, *d_state))
+        outputs, *kept = remaining
+        plan, block, dtype = ctx.plan, ctx.block, ctx.plan.dtype
+        steps, batch_size = input.shape[:2]
+        input_weight, recurrent_weight = torch.cat(operands.input_weights), torch.cat(operands.recurrent_weights)
+        multiply_x = input_multiplier(input_weight.to(dtype), input)
+        multiply_d_h = multiplier(recurrent_weight.to(dtype).t(), steps)
+        step = plan.step_type(plan, operands)
+
+        of_x = MatrixGradient(input_weight, dtype, block, batch_size)
+        of_h = MatrixGradient(recurrent_weight, dtype, block, batch_size)
+        d_parameters = [torch.zeros_like(parameter) for parameter in step.parameters]
+        d_input = torch.empty_like(input) if ctx.needs_input_grad[2] else None
+        d_outputs = d_outputs.contiguous()
+        d_h, *d_memory = (tensor.contiguous() for tensor in d_state)
+        d_h = d_h.to(dtype)
+        per_step = len(kept) // steps
+
+        def take_steps_back() -> list[Tensor]:
+            nonlocal d_h
+            d_before = d_memory
+            for first in reversed(range(0, steps, block)):
+                x = input[first : first + block]
+                x_products = multiply_x(x)
+                for i in reversed(range(len(x))):
+                    t = first + i
+                    h_product, *before = kept[t * per_step : (t + 1) * per_step]
+                    d_before = step.derivative(
+                        [h_product, x_products[i], *before, *step.masks_at(t)],
+                        [d_outputs[t], d_h, *d_before],
+                        [of_h.d_products[i], of_x.d_products[i]],
+                        d_parameters,
+                    )
+                    d_h = multiply_d_h(of_h.d_products[i])
+                before = operands.state[0][None] if first == 0 else outputs[first - 1 : first]
+                of_h.add(torch.cat([before, outputs[first : first + len(x) - 1]]))
+                of_x.add(x if x.is_floating_point() else F.one_hot(x.long(), input_weight.shape[1]))
+                if d_input is not None:
+                    d_input[first : first + len(x)] = of_x.d_multiplied(input_weight, len(x))
+            return d_before
+
+        with torch.autocast(input.device.type, enabled=False):
+            d_memory = step.within(take_steps_back)
+        d_input_weights = of_x.total.split([len(weight) for weight in operands.input_weights])
+        d_recurrent_weights = of_h.total.split([len(weight) for weight in operands.recurrent_weights])
+        d_masks, d_state = [None] * len(operands.masks), [d_h.to(outputs.dtype), *d_memory]
+        return None, None, d_input, *d_input_weights, *d_recurrent_weights, *d_masks, *d_state, *d_parameters
+
+
+def _differentiable_gradients(
+    ctx: Any, input: Tensor, operands: Operands, d_results: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """Return the gradients of `input` and of the operands as functions that can be differentiated again."""
+    plan, needed = ctx.plan, ctx.needs_input_grad[2:]
+    # As tensors of their own, or a gradient would include what comes through one operand from another.
+    tensors = [t if t is None else t.view_as(t) for t in (input, *(t for group in operands for t in group))]
+    input, *of_operands = tensors
+    operands = plan.operands(of_operands)
+
+    def take_steps() -> tuple[Tensor, tuple[Tensor, ...]]:
+        return step_by_step(plan.cell, input, operands)
+
+    with torch.autocast(input.device.type, plan.autocast or torch.bfloat16, enabled=plan.autocast is not None):
+        output, state = plan.with_parameters(operands.parameters, take_steps)
+    wanted = [tensor for tensor, is_needed in zip(tensors, needed, strict=True) if is_needed]
+    gradients = iter(torch.autograd.grad((output, *state), wanted, d_results, create_graph=True, allow_unused=True))
+    return [next(gradients) if is_needed else None for is_needed in needed]
+
+
+class MatrixGradient:
+    """The gradient of a matrix W, from the gradients of its products with many vectors at once.
+
+    Attributes:
+        d_products: room for the gradients of the products in a block of time steps, [block, B, rows].
+        total: the gradient of the matrix, summed over the blocks so far.
+    """
+
+    def __init__(self, weight: Tensor, dtype: torch.dtype, block: int, batch_size: int) -> None:
+        self.d_products = weight.new_empty(block, batch_size, len(weight), dtype=dtype)
+        self.total = torch.zeros_like(weight)
+
+    def add(self, vectors: Tensor) -> None:
+        """Add the gradient of a block, in which the matrix multiplied `vectors`, [at most block, B, columns]."""
+        d_products = self.d_products[: len(vectors)].flatten(0, 1).t()
+        vectors = vectors.flatten(0, 1).to(d_products.dtype)
+        if vectors.dtype == self.total.dtype:
+            self.total.addmm_(d_products, vectors)
+        else:
+            self.total += d_products @ vectors
+
+    def d_multiplied(self, weight: Tensor, steps: int) -> Tensor:
+        """Return the gradient of what the matrix multiplied in a block of this many steps."""
+        return self.d_products[:steps] @ weight.to(self.d_products.dtype)
+
+
+class Step:
+    """One time step of a cell, and its derivative, by automatic differentiation.
+
+    `inputs` are the products with h_{t-1} [B, rows of all recurrent weights], the products with x_t [B, rows of all
+    input weights], the state without h, and the masks that are not None.
+    """
+
+    def __init__(self, plan: Plan, operands: Operands) -> None:
+        self.plan = plan
+        self.masks = operands.masks
+        self.rows = [len(weight) for weight in operands.recurrent_weights]
+        self.memory = len(operands.state) - 1
+        self.parameters = [parameter.detach().requires_grad_() for parameter in operands.parameters]
+
+    def masks_at(self, t: int) -> list[Tensor]:
+        """The masks of a time step, without those that are None."""
+        return [mask[t] for mask in self.masks if mask is not None]
+
+    def within(self, work: Callable[[], Any]) -> Any:
+        """Do the work, which calls `next_state` or `derivative`."""
+        return self.plan.with_parameters(self.parameters, work)
+
+    def next_state(self, inputs: Sequence[Tensor], h: Tensor) -> Sequence[Tensor]:
+        """Take a time step: write to `h`, and return the new state without it."""
+        h_product, x_product, *others = inputs
+        new_h, *memory = self._call_cell(h_product.split(self.rows, -1), x_product.split(self.rows, -1), others)
+        h.copy_(new_h)
+        return memory
+
+    def derivative(
+        self,
+        inputs: Sequence[Tensor],
+        d_results: Sequence[Tensor],
+        d_products: Sequence[Tensor],
+        d_parameters: Sequence[Tensor],
+    ) -> Sequence[Tensor]:
+        """Differentiate a time step.
+
+        Args:
+            inputs: of the step.
+            d_results: the gradients of its output, of h in the next step, and of the state without h after it.
+            d_products: where to write the gradients of the products with h_{t-1} and x_t.
+            d_parameters: the gradients of the parameters so far, to add to.
+
+        Returns:
+            The gradients of the state without h before the step.
+        """
+        d_output, d_h, *d_memory = d_results
+        parts = [part.detach().requires_grad_() for product in inputs[:2] for part in product.split(self.rows, -1)]
+        memory = [tensor.detach().requires_grad_() for tensor in inputs[2 : 2 + self.memory]]
+        with torch.enable_grad():
+            h_products, x_products = parts[: len(self.rows)], parts[len(self.rows) :]
+            state = self._call_cell(h_products, x_products, [*memory, *inputs[2 + self.memory :]])
+        gradients = torch.autograd.grad(
+            state, [*parts, *memory, *self.parameters], [d_output + d_h, *d_memory], allow_unused=True
+        )
+        rooms = [room for d_product in d_products for room in d_product.split(self.rows, -1)]
+        for room, gradient in zip(rooms, gradients, strict=False):
+            room.copy_(gradient)
+        for total, gradient in zip(d_parameters, gradients[len(parts) + len(memory) :], strict=True):
+            if gradient is not None:
+                total += gradient
+        return gradients[len(parts) : len(parts) + len(memory)]
+
+    def _call_cell(self, h_products: Sequence[Tensor], x_products: Sequence[Tensor], others: Sequence[Tensor]) -> Any:
+        remaining = iter(others)
+        state = (None, *islice(remaining, self.memory))
+        masks = tuple(None if mask is None else next(remaining) for mask in self.masks)
+        if self.plan.autocast is None:
+            return self.plan.cell(h_products, x_products, state, masks)
+        with torch.autocast(h_products[0].device.type, self.plan.autocast):
+            return self.plan.cell(h_products, x_products, state, masks)
+
+
+def input_multiplier(weight: Tensor, input: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return the function from a part of the input, vectors or token ids, to the products with it, [T, B, rows]."""
+    if not input.is_floating_point():
+        columns = weight.t().contiguous()
+        return lambda ids: F.embedding(ids.long(), columns)
+    multiply = multiplier(weight, len(input))
+    return lambda x: multiply(x.to(weight.dtype))
+
+
+def multiplier(weight: Tensor, steps: int) -> Callable[[Tensor], Tensor]:
+    """Return the function from vectors x [..., columns] to W x [..., rows], for use in this many steps."""
+    is_float32, is_bfloat16 = weight.dtype == torch.float32, weight.dtype == torch.bfloat16
+    has_layout = weight.device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+    has_layout = has_layout and (is_float32 or is_bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if not has_layout or weight.numel() < SMALLEST_LAID_OUT or steps < FEWEST_STEPS_LAID_OUT:
+        return lambda x: F.linear(x, weight)
+    # oneDNN's own layout, which torch.nn.LSTM uses too: about twice as fast here as MKL with the plain one.
+    laid_out = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+    return lambda x: torch.ops.mkldnn._linear_pointwise(x, laid_out, None, "none", [], "")
