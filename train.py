@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hypernets import UserError
 from training import command_line, provenance
+from training.compilation import resolve_compile
 from training.distributed import start_processes
 from training.logger import NoLogger, check_logger, open_logger
 from training.loop import Budget, Trainer
@@ -45,6 +46,7 @@ def train(settings: dict[str, Any], overrides: list[str], experiment: str | None
     settings = command_line.with_absolute_paths(settings)
     processes = start_processes(settings["device"])
     precision = resolve_precision(settings["precision"], processes.device)
+    compiled = resolve_compile(settings["compile"], settings["steps"], processes.device)
     learning_rate = build_schedule(settings["schedule"], settings["steps"])
 
     run = None
@@ -63,6 +65,7 @@ def train(settings: dict[str, Any], overrides: list[str], experiment: str | None
         "versions": provenance.versions(),
         "hardware": provenance.hardware(processes.device, processes.world_size),
         "precision": str(precision).removeprefix("torch."),
+        "compiled": compiled,
     }
     try:
         splits, task = build_task(settings, processes)
@@ -75,7 +78,7 @@ def train(settings: dict[str, Any], overrides: list[str], experiment: str | None
             budget=Budget(**{key: settings[key] for key in INTERVALS}),
             seed=settings["seed"],
             precision=precision,
-            compile_task=settings["compile"],
+            compile_task=compiled,
             sync_batch_norm=settings["sync_batch_norm"],
             processes=processes,
             directory=run,

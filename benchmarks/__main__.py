@@ -23,7 +23,7 @@ PARTS = {
     "operations": lambda rounds, device: {"wide_resnets": images.operations((1, 2), device)},
 }
 QUICK = {
-    "recurrent": lambda device: recurrent.against_built_in(32, 3, device, units=256),
+    "recurrent": lambda device: recurrent.against_built_in("256 units, batch of 32", 3, device),
     "images": lambda device: images.hyper_against_plain(1, images.sample_batches(device), 3, device),
     "operations": lambda device: images.operations((1,), device),
 }

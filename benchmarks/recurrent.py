@@ -1,5 +1,9 @@
-"""What the recurrent layers cost, against torch.nn.LSTM of the same width and against their own loop over time."""
+"""What the recurrent layers cost against torch.nn.LSTM of the same width: as they are, compiled, in the first call."""
 
+import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,31 +14,45 @@ from torch import nn
 from benchmarks.timing import alternate
 from hypernets import LSTM, HyperLSTM
 
-VOCABULARY, UNITS, STEPS = 50, 1000, 100  # Table 3; hyper cell of 128 units, N_z = 4
+VOCABULARY, STEPS = 50, 100  # Table 3; hyper cell of 128 units, N_z = 4
 BUILT_IN = "torch.nn.LSTM"
 LAYERS: dict[str, Callable[..., nn.Module]] = {
-    BUILT_IN: nn.LSTM,
     "Layer Norm LSTM": partial(LSTM, layer_norm=True),
     "HyperLSTM": partial(HyperLSTM, layer_norm=False),
     "Layer Norm HyperLSTM": partial(HyperLSTM, layer_norm=True),
 }
+# Units, layers and sequences in the batch.
+CASES = {
+    "batch of 128": (1000, 1, 128),
+    "batch of 32": (1000, 1, 32),
+    "two layers, batch of 32": (1000, 2, 32),
+    "500 units, batch of 32": (500, 1, 32),
+    "256 units, batch of 32": (256, 1, 32),
+}
+# Prints the seconds of a training step in a new process: of torch.nn.LSTM's first, then of the layer's first.
+FIRST_CALL = """
+import time, torch
+from hypernets import HyperLSTM
+for layer in torch.nn.LSTM(50, 1000), HyperLSTM(50, 1000):
+    if {compiled} and isinstance(layer, HyperLSTM):
+        layer.compile()
+    start = time.perf_counter()
+    layer(torch.randn(100, 32, 50))[0].sum().backward()
+    print(time.perf_counter() - start)
+"""
 
 
 def measure(rounds: int, device: torch.device) -> dict[str, Any]:
-    """Everything about the recurrent layers, by batch size."""
+    """Everything about the recurrent layers."""
     return {
-        "against_built_in": {str(size): against_built_in(size, rounds, device) for size in (128, 32)},
-        "against_loop": {str(size): against_loop(size, rounds, device) for size in (128, 32)},
+        "against_built_in": {case: against_built_in(case, rounds, device) for case in CASES},
+        "first_call": first_calls() if device.type == "cpu" else {},
     }
 
 
-def training_step(
-    name: str, batch_size: int, device: torch.device, units: int = UNITS, fast: bool = True
-) -> Callable[[], None]:
-    """Forward and backward pass of a layer over random sequences, on its fast path or as the loop over time."""
-    layer = LAYERS[name](VOCABULARY, units).to(device)
-    if fast and name != BUILT_IN:
-        layer.compile()
+def training_step(layer: nn.Module, batch_size: int, device: torch.device) -> Callable[[], None]:
+    """Forward and backward pass of a layer over random sequences."""
+    layer.to(device)
     input = torch.randn(STEPS, batch_size, VOCABULARY, device=device)
 
     def step() -> None:
@@ -45,15 +63,27 @@ def training_step(
     return step
 
 
-def against_built_in(batch_size: int, rounds: int, device: torch.device, units: int = UNITS) -> dict[str, Any]:
-    """Training steps in float32, all layers taking turns."""
-    return alternate({name: training_step(name, batch_size, device, units) for name in LAYERS}, rounds, device)
+def against_built_in(case: str, rounds: int, device: torch.device) -> dict[str, Any]:
+    """Training steps in float32, all layers taking turns, each as it is and compiled."""
+    units, layers, batch_size = CASES[case]
+    contenders = {BUILT_IN: training_step(nn.LSTM(VOCABULARY, units, layers), batch_size, device)}
+    for name, make in LAYERS.items():
+        for suffix in "", ", compiled":
+            layer = make(VOCABULARY, units, layers)
+            if suffix:
+                layer.compile()
+            contenders[name + suffix] = training_step(layer, batch_size, device)
+    return alternate(contenders, rounds, device)
 
 
-def against_loop(batch_size: int, rounds: int, device: torch.device) -> dict[str, float]:
-    """How many times longer each of our layers takes as a loop than on the fast path."""
-    ratios = {}
-    for name in list(LAYERS)[1:]:
-        steps = {fast: training_step(name, batch_size, device, fast=fast) for fast in (True, False)}
-        ratios[name] = alternate(steps, rounds, device)[False]["ratio"]
-    return ratios
+def first_calls() -> dict[str, Any]:
+    """Seconds of the first training step of a Layer Norm HyperLSTM in a new process, and of torch.nn.LSTM's."""
+    measured = {}
+    with tempfile.TemporaryDirectory() as cache:
+        for name in "as it is", "compiled, with an empty cache", "compiled, in the next process":
+            program = FIRST_CALL.format(compiled=name.startswith("compiled"))
+            environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache}
+            done = subprocess.run([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, check=True)
+            built_in, ours = map(float, done.stdout.split())
+            measured[name] = {BUILT_IN: built_in, "Layer Norm HyperLSTM": ours}
+    return measured

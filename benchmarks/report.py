@@ -10,7 +10,8 @@ INTRODUCTION = """# What hypernetworks cost
 Measured by `python -m benchmarks`, or by earlier versions of it, as the commits say; the figures are in
 [performance.json](performance.json). The networks that are compared take turns in one process, and a ratio is the
 median over the turns of the two times within one turn. Seconds depend on the machine, ratios less so. Recurrent layers
-have 50 inputs, 1000 units, a hyper cell of 128, N_z = 4 and sequences of 100; Wide ResNets have batches of 128.
+have 50 inputs, 1000 units if not said otherwise, a hyper cell of 128, N_z = 4 and sequences of 100; Wide ResNets have
+batches of 128. Nothing here is measured on a GPU.
 """
 PARTS = {
     "recurrent": "Recurrent layers",
@@ -18,8 +19,8 @@ PARTS = {
     "operations": "Floating-point operations per image of a training step",
 }
 CAPTIONS = {
-    "against_built_in": "Training steps in float32 by batch size, and the ratio to torch.nn.LSTM:",
-    "against_loop": "How many times longer a layer takes without `compile()`, one PyTorch operation after another:",
+    "against_built_in": "Training steps in float32, and the ratio to torch.nn.LSTM:",
+    "first_call": "Seconds of the first training step in a new process, 1000 units and a batch of 32:",
     "wide_resnets": "Plain and hyper, side by side:",
     "settings": "Training steps of Hyper WRN-40-1 with one setting changed, and the ratio to its step by default:",
 }

@@ -21,7 +21,7 @@ MISTAKES = [
     # Values of another kind, or that make no sense.
     ("seed=abc", "seed is 'abc'", "whole number"),
     ("seed=-1", "seed is -1"),
-    ("compile=3", "compile is 3", "true or false"),
+    ("compile=3", "compile is 3", "auto, true or false"),
     ("table=[1,2]", "table is [1, 2]", "text"),
     ("runs=''", "runs is ''"),
     ("run=3", "run is 3"),

@@ -124,6 +124,8 @@ class Trainer:
         # disable=None: a bar on a terminal, nothing in a file or a pipe
         disable = None if self.processes.is_first else True
         progress = tqdm(total=budget.steps, initial=state.step, unit="step", disable=disable, smoothing=0.05)
+        if self.compile_task and self.processes.is_first and state.step < budget.steps:
+            tqdm.write("Compiling: the first step takes up to a minute.")
         clock, clock_step = time.monotonic(), state.step
         self.task.train()
         try:

@@ -41,7 +41,8 @@ def hardware(device: torch.device, world_size: int) -> str:
         return f"{world_size} x {torch.cuda.get_device_name(device)}"
     threads = torch.get_num_threads()
     processes = f"{world_size} process{'es' if world_size > 1 else ''} of {threads} thread{'s' if threads > 1 else ''}"
-    return f"{_processor_name()}, {processes}"
+    bf16 = " and bf16" if torch.cpu._is_avx512_bf16_supported() else ""
+    return f"{_processor_name()} with {torch.backends.cpu.get_cpu_capability()}{bf16}, {processes}"
 
 
 def _processor_name() -> str:

@@ -8,9 +8,8 @@ from hypernets.errors import require_number, require_whole
 
 GROUPS = ("dataset", "main_net", "hypernet", "optimizer", "schedule", "logger")
 INTERVALS = ("steps", "validate_every", "checkpoint_every", "log_every")  # whole numbers of steps
-FLAGS = ("compile", "sync_batch_norm")
 TEXTS = ("device", "precision", "table", "row", "runs", "run", "resume")
-KNOWN = (*GROUPS, *INTERVALS, *FLAGS, *TEXTS, "gradient_clip", "seed")
+KNOWN = (*GROUPS, *INTERVALS, *TEXTS, "compile", "sync_batch_norm", "gradient_clip", "seed")
 
 # Two runs are the same if all their settings agree but these, which change nothing in the result except rounding.
 # The content of the data is compared by its digest.
@@ -32,7 +31,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             raise UserError(f"There is no setting {key!r}; the settings are {', '.join(KNOWN)}.")
         if key in GROUPS and not isinstance(value, Mapping):
             raise UserError(f"{key} is {value!r}; choose one of its files, as python train.py --help shows them.")
-        if key in FLAGS and not isinstance(value, bool):
+        if key == "sync_batch_norm" and not isinstance(value, bool):
             raise UserError(f"{key} is {value!r}; it must be true or false.")
         if key in TEXTS and not (isinstance(value, str) and value) and (value is not None or key in ("runs", "device")):
             raise UserError(f"{key} is {value!r}; it must be text, and not empty.")
