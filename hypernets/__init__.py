@@ -4,8 +4,11 @@ A *static* hypernetwork (section 3.1) generates the kernels of a convolutional m
 *dynamic* one (section 3.2) is itself recurrent and changes the weights of a recurrent main network at every time step.
 """
 
+from hypernets.bodies import AttentionBody, CNNBody, MLPBody, RNNBody
 from hypernets.errors import UserError
+from hypernets.generation import GenerateChunkWise, GenerateComponentWise, GenerateMultiple, GenerateOnce
 from hypernets.hyper_dnn import HyperDNN
+from hypernets.hypernetwork import Hypernetwork
 from hypernets.recurrent import LSTM, HyperLSTM, HyperRNN, detach_state, load_released_cell
 from hypernets.static import StaticHypernetwork, tileable_kernels
 
@@ -13,9 +16,18 @@ __version__ = "0.2.0"
 
 __all__ = [
     "LSTM",
+    "AttentionBody",
+    "CNNBody",
+    "GenerateChunkWise",
+    "GenerateComponentWise",
+    "GenerateMultiple",
+    "GenerateOnce",
     "HyperDNN",
     "HyperLSTM",
     "HyperRNN",
+    "Hypernetwork",
+    "MLPBody",
+    "RNNBody",
     "StaticHypernetwork",
     "UserError",
     "detach_state",

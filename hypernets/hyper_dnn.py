@@ -1,12 +1,26 @@
 """Any network, with weights that a hypernetwork generates."""
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_map
+from torch.utils.checkpoint import checkpoint
 
-from hypernets.errors import UserError
+from hypernets.errors import UserError, require_number
+
+# On a CPU, convolutions whose kernels differ from example to example are fast together only while they are small.
+SMALL_KERNEL = 100_000
+
+
+def every_parameter(name: str, parameter: Tensor) -> bool:
+    """Choose all parameters."""
+    return True
 
 
 class HyperDNN(nn.Module):
@@ -20,64 +34,282 @@ class HyperDNN(nn.Module):
     call. Everything else (other parameters, buffers such as the statistics of batch norm) stays in the main network
     and is learned as usual.
 
+    With a condition, the weights are a function of it. `forward` takes one condition, and all inputs meet the same
+    weights. `per_example` takes a condition for each input, and `ensemble` shows the same inputs to the networks of
+    several conditions.
+
     Args:
         main_network: the network; its chosen parameters are removed in place.
         hypernetwork: called with the chosen parameters, {name: parameter}; returns a module that maps a condition, or
-            None, to {name: tensor} for all these names. A class will do, or
-            `functools.partial(StaticHypernetwork, embedding_size=32)`.
+            None, to {name: tensor} for all these names, with the leading dimensions of the condition. A class will do,
+            or `functools.partial(Hypernetwork, ...)`.
         choose: called with the name and the value of each parameter; whether it is to be generated. All by default.
 
     Attributes:
         names: every name of each generated parameter; a parameter that modules share has several.
 
     Raises:
-        UserError: no parameter is chosen, or the hypernetwork cannot generate one that is.
+        UserError: no parameter is chosen, one that is chosen belongs to a parametrised module, or the hypernetwork
+            cannot generate it.
     """
 
     def __init__(
         self,
         main_network: nn.Module,
         hypernetwork: Callable[[Mapping[str, nn.Parameter]], nn.Module],
-        choose: Callable[[str, nn.Parameter], bool] = lambda name, parameter: True,
+        choose: Callable[[str, nn.Parameter], bool] = every_parameter,
     ) -> None:
         super().__init__()
-        chosen = {name: parameter for name, parameter in main_network.named_parameters() if choose(name, parameter)}
-        if not chosen:
-            of = ", ".join(f"{name} {list(p.shape)}" for name, p in list(main_network.named_parameters())[:3])
-            raise UserError(
-                f"No parameter of the main network was chosen, so there is nothing to generate (it has {of or 'none'}, "
-                "...); make `choose` true for some of them."
-            )
+        chosen = _choose(main_network, choose)
         like = next(iter(chosen.values()))
         generator = hypernetwork(chosen).to(like.device, like.dtype)  # before anything is removed: it may refuse
+        self.choose = choose
         self.shapes = {name: parameter.shape for name, parameter in chosen.items()}
         self.names: dict[str, list[str]] = {name: [] for name in chosen}
         name_of = {parameter: name for name, parameter in chosen.items()}
         for name, parameter in list(main_network.named_parameters(remove_duplicate=False)):
             if parameter in name_of:
                 self.names[name_of[parameter]].append(name)
-                module, _, attribute = name.rpartition(".")
-                main_network.get_submodule(module).register_parameter(attribute, None)
+                _set_parameter(main_network, name, None)
         self.main_network = main_network
         self.hypernetwork = generator
 
-    def weights(self, condition: Tensor | None = None) -> dict[str, Tensor]:
-        """Generate the chosen parameters: {name: tensor}, each with the shape that the main network had."""
-        return self.hypernetwork(condition)
+    def weights(self, condition: Tensor | None = None, main_network: nn.Module | None = None) -> dict[str, Tensor]:
+        """Generate the chosen parameters: {name: tensor}, each with the shape that the main network had.
+
+        Args:
+            condition: the leading dimensions of a batch of conditions are those of each tensor too.
+            main_network: another network whose parameters to generate, where `choose` is true; the hypernetwork must be
+                `Hypernetwork(..., described=True)`. `torch.func.functional_call(main_network, weights, inputs)` uses
+                them.
+        """
+        if main_network is None:
+            return self.hypernetwork(condition)
+        shapes = {name: parameter.shape for name, parameter in _choose(main_network, self.choose).items()}
+        if not getattr(self.hypernetwork, "described", False):
+            raise UserError(
+                f"{type(self.hypernetwork).__name__} generates weights for its own main network only; use "
+                "Hypernetwork(..., described=True) for others."
+            )
+        return self.hypernetwork(condition, shapes)
 
     def forward(self, *inputs: Any, condition: Tensor | None = None, **keywords: Any) -> Any:
-        """Call the main network with the weights that the hypernetwork generates."""
+        """Call the main network with the weights that the hypernetwork generates for one condition."""
         return self.forward_with(self.weights(condition), *inputs, **keywords)
 
     def forward_with(self, weights: Mapping[str, Tensor], *inputs: Any, **keywords: Any) -> Any:
-        """Call the main network with these weights, as `weights()` returned them.
+        """Call the main network with these weights, as `weights()` returned them for one condition.
 
-        For a loss that needs the weights too, such as a penalty on them: they are then generated only once. A weight
-        whose shape differs from that of the parameter it replaces raises ValueError.
+        For a loss that needs the weights too, such as a penalty on them: they are then generated only once.
+
+        Raises:
+            UserError: the weights have other names or shapes than the parameters that they replace.
         """
+        self._check(weights)
+        # Shared parameters are placed under all their names: no search for them in every pass.
+        return functional_call(self.main_network, self._place(weights), inputs, keywords, tie_weights=False)
+
+    def per_example(self, inputs: Any, conditions: Tensor, megabytes: float = 1024, **keywords: Any) -> Any:
+        """Give every example weights of its own: inputs [B, ...], conditions [B, ...] -> outputs [B, ...].
+
+        Each example is a batch of one for the main network, so the result is that of a loop.
+
+        Args:
+            inputs: a tensor, or a tuple of tensors, one for each positional argument of the main network.
+            conditions: one for each example.
+            megabytes: generate the weights of at most as many examples at a time as fit in here. Where that is not
+                the whole batch, the backward pass generates them again.
+            keywords: passed on to the main network as they are.
+
+        Raises:
+            UserError: another number of conditions than of examples, weights of one example that do not fit, or a
+                module whose weights cannot differ between examples: batch norm in training, recurrent layers.
+        """
+        inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+        for each in inputs:
+            if len(each) != len(conditions):
+                raise UserError(
+                    f"per_example got {len(conditions)} conditions for {len(each)} examples; give one for each example."
+                )
+
+        def call(weights: Mapping[str, Tensor], *example: Tensor) -> Any:
+            output = self.forward_with(weights, *(each.unsqueeze(0) for each in example), **keywords)
+            return tree_map(lambda each: each.squeeze(0), output)
+
+        return self._several(call, conditions, inputs, megabytes, self._largest_kernel() > SMALL_KERNEL)
+
+    def ensemble(self, inputs: Any, conditions: Tensor, megabytes: float = 1024, **keywords: Any) -> Any:
+        """Show one batch to the networks of S conditions: inputs [B, ...], conditions [S, ...] -> outputs [S, B, ...].
+
+        Arguments and errors are as for `per_example`.
+        """
+        inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+
+        def call(weights: Mapping[str, Tensor]) -> Any:
+            return self.forward_with(weights, *inputs, **keywords)
+
+        return self._several(call, conditions, (), megabytes, self._largest_kernel() > 0)
+
+    def export(self, condition: Tensor | None = None) -> nn.Module:
+        """Return the main network as an ordinary module, with the weights for one condition as its parameters.
+
+        Its outputs equal those of this network to the last bit. It shares nothing with this network.
+        """
+        with torch.no_grad():
+            weights = self.weights(condition)
+        self._check(weights)
+        plain = copy.deepcopy(self.main_network)
+        for name, weight in weights.items():
+            parameter = nn.Parameter(weight.clone())
+            for alias in self.names[name]:
+                _set_parameter(plain, alias, parameter)
+        return plain
+
+    def describe(self) -> str:
+        """Say what kind of hypernetwork this is, and count its weights.
+
+        The kind is the five questions of Chauhan et al. (2023), if the hypernetwork answers them by `categories()`.
+        """
+        generated = sum(shape.numel() for shape in self.shapes.values())
+        trained, learned = (
+            sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+            for module in (self.hypernetwork, self.main_network)
+        )
+        stays = [name for name, _ in self.main_network.named_parameters()]
+        rows = self.hypernetwork.categories() if hasattr(self.hypernetwork, "categories") else {}
+        rows["generated"] = f"{generated:,} weights in {len(self.shapes)} tensors"
+        if hasattr(self.hypernetwork, "discarded"):
+            rows["discarded"] = f"{self.hypernetwork.discarded:,} weights"
+        rows["trained"] = f"{trained + learned:,} parameters, {trained:,} of them in the hypernetwork"
+        rows["stays learned"] = ", ".join(stays) or "nothing"
+        return "\n".join(f"{question:15} {answer}" for question, answer in rows.items())
+
+    def _place(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Each weight under all names of its parameter."""
+        return {alias: weights[name] for name, aliases in self.names.items() for alias in aliases}
+
+    def _check(self, weights: Mapping[str, Tensor], leading: tuple[int, ...] = ()) -> None:
+        """Refuse weights that functional_call would take without a word: misspelt names, shapes that broadcast."""
+        if len(weights) != len(self.shapes) or not all(name in weights for name in self.shapes):
+            odd = sorted(weights.keys() ^ self.shapes.keys())
+            raise UserError(
+                f"The weights must have the names of the {len(self.shapes)} generated parameters; these are missing or "
+                f"unknown: {', '.join(odd)}."
+            )
         for name, shape in self.shapes.items():
-            if weights[name].shape != shape:  # one that broadcasts would be taken without a word
-                raise ValueError(f"{name} was generated with the shape {list(weights[name].shape)}, not {list(shape)}.")
-        placed = {alias: weights[name] for name, aliases in self.names.items() for alias in aliases}
-        # Shared parameters are in `placed` under all their names: no search for them in every pass.
-        return functional_call(self.main_network, placed, inputs, keywords, tie_weights=False)
+            if weights[name].shape == (*leading, *shape):
+                continue
+            found = weights[name].shape
+            if not leading and found[len(found) - len(shape) :] == shape:
+                raise UserError(
+                    f"The weights are those of several conditions, {list(found[: len(found) - len(shape)])}, where one "
+                    "is meant; use per_example or ensemble for a batch of conditions."
+                )
+            raise UserError(f"{name} was generated with the shape {list(found)}, not {[*leading, *shape]}.")
+
+    def _several(
+        self,
+        call: Callable[..., Any],
+        conditions: Tensor,
+        inputs: tuple[Tensor, ...],
+        megabytes: float,
+        large_kernels: bool,
+    ) -> Any:
+        """Stack call(weights, *inputs) for the weights of each condition, and the inputs that go with it.
+
+        They run together by vmap, or one by one where that is faster.
+        """
+        require_number("megabytes", megabytes, above=0)
+        self._refuse_modules()
+        needed = sum(shape.numel() for shape in self.shapes.values()) * _bytes_of_a_weight(self.hypernetwork) / 2**20
+        at_a_time = int(megabytes / needed)
+        if at_a_time < 1:
+            raise UserError(f"The weights for one condition take {needed:,.1f} MB, more than megabytes={megabytes:g}.")
+        one_by_one = large_kernels and conditions.device.type == "cpu"
+
+        def run(conditions: Tensor, *inputs: Tensor) -> Any:
+            weights = self.weights(conditions)
+            self._check(weights, leading=(len(conditions),))
+            if not one_by_one:
+                with _attention_with_batching_rules(conditions.device.type):
+                    return vmap(call, randomness="different")(weights, *inputs)
+            apart = zip(*(weight.unbind() for weight in weights.values()), strict=True)
+            outputs = [
+                call(dict(zip(weights, each, strict=True)), *own)
+                for each, *own in zip(apart, *(each.unbind() for each in inputs), strict=True)
+            ]
+            return tree_map(lambda *each: torch.stack(each), *outputs)
+
+        if len(conditions) <= at_a_time:
+            return run(conditions, *inputs)
+        parts = [
+            checkpoint(run, *part, use_reentrant=False) if torch.is_grad_enabled() else run(*part)
+            for part in zip(*(each.split(at_a_time) for each in (conditions, *inputs)), strict=True)
+        ]
+        return tree_map(lambda *each: torch.cat(each), *parts)
+
+    def _refuse_modules(self) -> None:
+        """Refuse modules that cannot have several sets of weights at once."""
+        for name, module in self.main_network.named_modules():
+            kind = type(module).__name__
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None):
+                raise UserError(
+                    f"{name} ({kind}) computes its statistics over a batch, which networks of several conditions do "
+                    "not share; call eval() on it, or use group norm."
+                )
+            if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+                raise UserError(
+                    f"{name} ({kind}) has no batching rule in PyTorch, so it cannot have several sets of weights at "
+                    "once; call the network with one condition at a time."
+                )
+
+    def _largest_kernel(self) -> int:
+        """Weights in the largest kernel of a convolution that is generated."""
+        convolutions = {
+            f"{name}.weight" for name, module in self.main_network.named_modules() if isinstance(module, _CONVOLUTIONS)
+        }
+        kernels = [self.shapes[name].numel() for name, aliases in self.names.items() if convolutions & set(aliases)]
+        return max(kernels, default=0)
+
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def _choose(main_network: nn.Module, choose: Callable[[str, nn.Parameter], bool]) -> dict[str, nn.Parameter]:
+    """The chosen parameters of a main network by name; raise UserError for none, or for one that is parametrised."""
+    chosen = {name: parameter for name, parameter in main_network.named_parameters() if choose(name, parameter)}
+    if not chosen:
+        of = ", ".join(f"{name} {list(p.shape)}" for name, p in list(main_network.named_parameters())[:3])
+        raise UserError(
+            f"No parameter of the main network was chosen, so there is nothing to generate (it has {of or 'none'}, "
+            "...); make `choose` true for some of them."
+        )
+    for name in chosen:
+        module, parametrised, rest = name.partition("parametrizations.")
+        if parametrised:
+            raise UserError(
+                f"{module}{rest.partition('.')[0]} is parametrised, so it has no weights of its own to replace; call "
+                "torch.nn.utils.parametrize.remove_parametrizations first, or do not choose it."
+            )
+    return chosen
+
+
+def _set_parameter(network: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+    module, _, attribute = name.rpartition(".")
+    setattr(network.get_submodule(module), attribute, parameter)  # recurrent layers notice it, unlike a registration
+
+
+def _bytes_of_a_weight(hypernetwork: nn.Module) -> int:
+    return next(hypernetwork.parameters()).element_size()
+
+
+@contextmanager
+def _attention_with_batching_rules(device: str) -> Iterator[None]:
+    """Let attention run in operations that vmap can batch; those it falls back to otherwise are slow on a CPU."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
