@@ -5,6 +5,7 @@ A *static* hypernetwork (section 3.1) generates the kernels of a convolutional m
 """
 
 from hypernets.bodies import AttentionBody, CNNBody, MLPBody, RNNBody
+from hypernets.condition_check import ConditionCheck, does_the_condition_matter
 from hypernets.errors import UserError
 from hypernets.generation import GenerateChunkWise, GenerateComponentWise, GenerateMultiple, GenerateOnce
 from hypernets.hyper_dnn import HyperDNN
@@ -18,6 +19,7 @@ __all__ = [
     "LSTM",
     "AttentionBody",
     "CNNBody",
+    "ConditionCheck",
     "GenerateChunkWise",
     "GenerateComponentWise",
     "GenerateMultiple",
@@ -31,6 +33,7 @@ __all__ = [
     "StaticHypernetwork",
     "UserError",
     "detach_state",
+    "does_the_condition_matter",
     "load_released_cell",
     "tileable_kernels",
 ]

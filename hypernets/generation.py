@@ -15,6 +15,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
+from operator import mul
 from typing import Protocol
 
 from torch import Tensor
@@ -59,16 +60,16 @@ class Block:
         """Put tiles [*, R, s] in their places, row by row; return name -> tensor [*, its shape]."""
         leading, dimensions = tiles.shape[:-2], len(self.shape)
         first = len(leading)
-        tiles = tiles.reshape(*leading, *self.grid, *self.tile)
-        # ... R_1, R_2, ..., s_1, s_2, ... -> ... R_1, s_1, R_2, s_2, ...
+        tiles = tiles.reshape((*leading, *self.grid, *self.tile))
+        # [*, R_1, R_2, ..., s_1, s_2, ...] -> [*, R_1, s_1, R_2, s_2, ...] -> [*, R_1 s_1, R_2 s_2, ...]
         order = [first + axis + half for axis in range(dimensions) for half in (0, dimensions)]
-        block = tiles.permute(*range(first), *order)
-        block = block.reshape(*leading, *(count * size for count, size in zip(self.grid, self.tile, strict=True)))
+        tiles = tiles.permute([*range(first), *order])
+        block = tiles.reshape((*leading, *map(mul, self.grid, self.tile)))
         for axis, size in enumerate(self.shape):
             block = block.narrow(first + axis, 0, size)
         if len(self.tensors) == 1:
             ((name, shape),) = self.tensors.items()
-            return {name: block.reshape(*leading, *shape)}
+            return {name: block.reshape((*leading, *shape))}
         parts = block.split([math.prod(shape) for shape in self.tensors.values()], dim=-1)
         return {
             name: part.unflatten(-1, shape) if shape else part.squeeze(-1)

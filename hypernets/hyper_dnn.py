@@ -42,7 +42,8 @@ class HyperDNN(nn.Module):
         main_network: the network; its chosen parameters are removed in place.
         hypernetwork: called with the chosen parameters, {name: parameter}; returns a module that maps a condition, or
             None, to {name: tensor} for all these names, with the leading dimensions of the condition. A class will do,
-            or `functools.partial(Hypernetwork, ...)`.
+            or `functools.partial(Hypernetwork, ...)`. What it returns is checked at once, or in the first call if its
+            attribute `condition_size` says that it needs a condition.
         choose: called with the name and the value of each parameter; whether it is to be generated. All by default.
 
     Attributes:
@@ -62,9 +63,12 @@ class HyperDNN(nn.Module):
         super().__init__()
         chosen = _choose(main_network, choose)
         like = next(iter(chosen.values()))
-        generator = hypernetwork(chosen).to(like.device, like.dtype)  # before anything is removed: it may refuse
         self.choose = choose
         self.shapes = {name: parameter.shape for name, parameter in chosen.items()}
+        generator = hypernetwork(chosen).to(like.device, like.dtype)  # before anything is removed: it may refuse
+        if not getattr(generator, "condition_size", 0):
+            with torch.no_grad():
+                self._check(generator(None))
         self.names: dict[str, list[str]] = {name: [] for name in chosen}
         name_of = {parameter: name for name, parameter in chosen.items()}
         for name, parameter in list(main_network.named_parameters(remove_duplicate=False)):
@@ -95,6 +99,7 @@ class HyperDNN(nn.Module):
 
     def forward(self, *inputs: Any, condition: Tensor | None = None, **keywords: Any) -> Any:
         """Call the main network with the weights that the hypernetwork generates for one condition."""
+        self._require_one(condition)
         return self.forward_with(self.weights(condition), *inputs, **keywords)
 
     def forward_with(self, weights: Mapping[str, Tensor], *inputs: Any, **keywords: Any) -> Any:
@@ -155,6 +160,7 @@ class HyperDNN(nn.Module):
 
         Its outputs equal those of this network to the last bit. It shares nothing with this network.
         """
+        self._require_one(condition)
         with torch.no_grad():
             weights = self.weights(condition)
         self._check(weights)
@@ -184,12 +190,21 @@ class HyperDNN(nn.Module):
         rows["stays learned"] = ", ".join(stays) or "nothing"
         return "\n".join(f"{question:15} {answer}" for question, answer in rows.items())
 
+    def _require_one(self, condition: Tensor | None) -> None:
+        """Refuse a batch of conditions where the hypernetwork says how many dimensions one has."""
+        dimensions = getattr(self.hypernetwork, "condition_dimensions", None)
+        if condition is not None and dimensions is not None and condition.dim() > dimensions:
+            raise UserError(
+                f"The condition has the shape {list(condition.shape)}, a batch where one is meant; use per_example or "
+                "ensemble for several conditions."
+            )
+
     def _place(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Each weight under all names of its parameter."""
         return {alias: weights[name] for name, aliases in self.names.items() for alias in aliases}
 
     def _check(self, weights: Mapping[str, Tensor], leading: tuple[int, ...] = ()) -> None:
-        """Refuse weights that functional_call would take without a word: misspelt names, shapes that broadcast."""
+        """Refuse weights of other names or shapes, of which functional_call would take some without a word."""
         if len(weights) != len(self.shapes) or not all(name in weights for name in self.shapes):
             odd = sorted(weights.keys() ^ self.shapes.keys())
             raise UserError(
@@ -197,15 +212,12 @@ class HyperDNN(nn.Module):
                 f"unknown: {', '.join(odd)}."
             )
         for name, shape in self.shapes.items():
-            if weights[name].shape == (*leading, *shape):
+            if weights[name].shape == (*leading, *shape):  # one that broadcasts would be taken without a word
                 continue
-            found = weights[name].shape
-            if not leading and found[len(found) - len(shape) :] == shape:
-                raise UserError(
-                    f"The weights are those of several conditions, {list(found[: len(found) - len(shape)])}, where one "
-                    "is meant; use per_example or ensemble for a batch of conditions."
-                )
-            raise UserError(f"{name} was generated with the shape {list(found)}, not {[*leading, *shape]}.")
+            raise UserError(
+                f"{name} was generated with the shape {list(weights[name].shape)}, not {[*leading, *shape]}; a "
+                "hypernetwork returns the shapes of the main network, after the leading dimensions of the condition."
+            )
 
     def _several(
         self,

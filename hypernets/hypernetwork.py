@@ -193,6 +193,11 @@ class Hypernetwork(nn.Module):
         }
 
     @property
+    def condition_dimensions(self) -> int:
+        """Dimensions of one condition."""
+        return 1 + self.condition_is_set
+
+    @property
     def discarded(self) -> int:
         """Weights that are generated but not used."""
         return sum(block.discarded for block in self.layout.blocks)
@@ -241,17 +246,17 @@ class Hypernetwork(nn.Module):
             raise UserError("This hypernetwork takes no condition: leave it out, or build it with condition_size=...")
         if condition is None:
             return
-        if condition.dim() < 1 + self.condition_is_set or condition.shape[-1] != self.condition_size:
+        if condition.dim() < self.condition_dimensions or condition.shape[-1] != self.condition_size:
             raise UserError(
                 f"The condition has the shape {list(condition.shape)}, but this hypernetwork takes {expected}; change "
                 "the condition, or condition_size."
             )
 
     def _random_conditions(self) -> Tensor | None:
-        """Eight conditions, sets of eight tokens where they are sets."""
+        """Sixteen conditions, sets of eight tokens where they are sets."""
         if not self.condition_size:
             return None
-        shape = (8, 8, self.condition_size) if self.condition_is_set else (8, self.condition_size)
+        shape = (16, 8, self.condition_size) if self.condition_is_set else (16, self.condition_size)
         return torch.randn(shape).to(next(self.parameters()))
 
     @torch.no_grad()

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from hypernets.generation import Block
 
-FREQUENCIES = 3.0 * 2.0 ** -torch.arange(
-    8
-)  # radians per unit; neighbours differ by the first, distant places by the last
+# Radians per unit. By the golden ratio, so that no two numbers have all their waves in common.
+SHARP = 3.0 * 0.618 ** torch.arange(4)  # neighbours differ
+SMOOTH = 3.0 * 0.618 ** torch.arange(8)  # neighbours are also alike
 
 
 @dataclass(frozen=True)
@@ -55,21 +55,28 @@ def find_places(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Place]:
 
 
 def describe_tiles(block: Block, place: Place, kinds: list[tuple[str, int, int]]) -> Tensor:
-    """Describe the tiles of a block of one tensor: [R, D], with mean square 1.
+    """Describe the tiles of a block of one tensor, whose kind is one of `kinds`: [R, D], with mean square 1.
 
-    A place's kind is one of `kinds`. Its depth, height, the logarithms of its fans, and the row and column of the tile
-    are sines and cosines of eight frequencies, as in the positions of a transformer.
+    Numbers are described by sines and cosines, as positions are in a transformer: depth, height, the logarithms of the
+    fans, and the row and the column of the tile. The latter two are multiplied, so that tiles have little in common,
+    and count twice, so that tiles of one tensor do not start alike.
     """
-    grid = torch.cartesian_prod(*map(torch.arange, (*block.grid, 1, 1))).view(block.tiles, -1)  # at least two columns
-    numbers = [place.depth, place.height, math.log2(place.fan_in), math.log2(place.fan_out)]
-    numbers = torch.cat([torch.tensor(numbers).expand(block.tiles, -1), grid[:, :2]], dim=1)  # [R, 6]
-    angles = numbers.unsqueeze(-1) * FREQUENCIES  # [R, 6, 8]
-    waves = math.sqrt(2) * torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)
-    kind = torch.zeros(block.tiles, len(kinds))
-    kind[:, kinds.index(place.kind)] = math.sqrt(len(kinds))
-    return torch.cat([kind, waves], dim=1)
+    kind = torch.zeros(len(kinds))
+    kind[kinds.index(place.kind)] = math.sqrt(len(kinds))
+    numbers = torch.tensor([place.depth, place.height, math.log2(place.fan_in), math.log2(place.fan_out)])
+    common = torch.cat([kind, _waves(numbers, SMOOTH).flatten()])
+    rows, columns = torch.cartesian_prod(*map(torch.arange, (*block.grid, 1, 1))).t()[:2]
+    position = (_waves(rows, SHARP).unsqueeze(2) * _waves(columns, SHARP).unsqueeze(1)).flatten(1)  # [R, 64]
+    described = torch.cat([common.expand(block.tiles, -1), 2 * position], dim=1)
+    return described / described.square().mean().sqrt()
 
 
 def description_size(kinds: list[tuple[str, int, int]]) -> int:
     """D, for so many kinds of tensors."""
-    return len(kinds) + 6 * 2 * len(FREQUENCIES)
+    return len(kinds) + 4 * 2 * len(SMOOTH) + (2 * len(SHARP)) ** 2
+
+
+def _waves(numbers: Tensor, frequencies: Tensor) -> Tensor:
+    """Map numbers [*] to their sines and cosines [*, 2 * frequencies], with mean square 1."""
+    angles = numbers.unsqueeze(-1) * frequencies
+    return math.sqrt(2) * torch.cat([angles.sin(), angles.cos()], dim=-1)

@@ -159,6 +159,17 @@ class StaticHypernetwork(nn.Module):
         bias = torch.addmm(self.second_bias.unsqueeze(1), self.second_weight, self.first_bias)  # [N_out * f * f, N_in]
         return torch.addmm(bias.flatten(), self.embeddings, weight.view(bias.numel(), -1).t())
 
+    def categories(self) -> dict[str, str]:
+        """Answer the five questions of Chauhan et al. (2023)."""
+        shape = "x".join(map(str, self.basic_kernel_shape))
+        return {
+            "conditioned on": "nothing",
+            "generation": f"component-wise: {len(self.embeddings):,} kernels of {shape}, 1 head",
+            "inputs": "static",
+            "outputs": "static",
+            "architecture": "two linear layers",
+        }
+
     def extra_repr(self) -> str:
         n_z, d = self.embeddings.shape[1], self.first_weight.shape[0]
         return f"{len(self.shapes)} kernels from {len(self.embeddings)} embeddings, N_z={n_z}, d={d}"

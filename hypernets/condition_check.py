@@ -1,0 +1,58 @@
+"""Whether the condition of a hypernetwork matters: a network that ignores it can look as if it did not."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hypernets.errors import UserError
+from hypernets.hyper_dnn import HyperDNN
+
+
+class ConditionCheck(NamedTuple):
+    """A metric with three kinds of conditions, and how much the weights follow them."""
+
+    right: float  # the metric where everything meets its own condition
+    shuffled: float  # where everything meets another's
+    mean: float  # where everything meets the mean of all conditions
+    spread: float  # the standard deviation of a weight over the conditions, as a part of the weights' root mean square
+
+
+@torch.no_grad()
+def does_the_condition_matter(
+    network: HyperDNN, evaluate: Callable[[Tensor], float], conditions: Tensor
+) -> ConditionCheck:
+    """Compare a metric with the right, the shuffled and the mean condition, and measure the spread of the weights.
+
+        check = does_the_condition_matter(network, lambda conditions: error(network, digits, conditions), codes)
+        print(check.right, check.shuffled, check.mean, check.spread)
+
+    Where the condition matters, `right` is clearly better than the other two. A spread of zero says that all
+    conditions generate the same weights.
+
+    Args:
+        network: it generates the weights of one condition after another.
+        evaluate: called with K conditions, of which the i-th is for the i-th task or example; returns the metric.
+        conditions: the right ones, [K, ...].
+
+    Raises:
+        UserError: there are fewer than two conditions.
+    """
+    if len(conditions) < 2:
+        raise UserError(f"{len(conditions)} condition cannot be shuffled; give the conditions of at least two.")
+    # A fixed order in which nothing keeps its own condition: each takes that of the next in a random circle.
+    circle = torch.randperm(len(conditions), generator=torch.Generator().manual_seed(0)).to(conditions.device)
+    shuffled = torch.empty_like(conditions)
+    shuffled[circle] = conditions[circle.roll(1)]
+    mean = conditions.mean(dim=0, keepdim=True).expand_as(conditions)
+
+    average = squares = variation = torch.zeros((), dtype=torch.float64, device=conditions.device)
+    for count, condition in enumerate(conditions, 1):  # one at a time, since a set of weights may be large
+        weights = torch.cat([weight.flatten() for weight in network.weights(condition).values()]).double()
+        change = weights - average
+        average = average + change / count
+        variation = variation + (change * (weights - average)).sum()  # squares about the average so far
+        squares = squares + weights.square().sum()
+    spread = (variation / squares).sqrt()
+    return ConditionCheck(*(float(value) for value in (*map(evaluate, (conditions, shuffled, mean)), spread)))
