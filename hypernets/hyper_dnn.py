@@ -71,10 +71,11 @@ class HyperDNN(nn.Module):
                 self._check(generator(None))
         self.names: dict[str, list[str]] = {name: [] for name in chosen}
         name_of = {parameter: name for name, parameter in chosen.items()}
-        for name, parameter in list(main_network.named_parameters(remove_duplicate=False)):
-            if parameter in name_of:
-                self.names[name_of[parameter]].append(name)
-                _set_parameter(main_network, name, None)
+        for prefix, module in main_network.named_modules(prefix=""):  # each once, also where it has several names
+            for attribute, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
+                if parameter in name_of:
+                    self.names[name_of[parameter]].append(f"{prefix}.{attribute}".lstrip("."))
+                    setattr(module, attribute, None)
         self.main_network = main_network
         self.hypernetwork = generator
 
@@ -100,7 +101,11 @@ class HyperDNN(nn.Module):
     def forward(self, *inputs: Any, condition: Tensor | None = None, **keywords: Any) -> Any:
         """Call the main network with the weights that the hypernetwork generates for one condition."""
         self._require_one(condition)
-        return self.forward_with(self.weights(condition), *inputs, **keywords)
+        weights = self.weights(condition)
+        if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            # Some operations round differently where no argument requires a gradient, and those of parameters do.
+            weights = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
+        return self.forward_with(weights, *inputs, **keywords)
 
     def forward_with(self, weights: Mapping[str, Tensor], *inputs: Any, **keywords: Any) -> Any:
         """Call the main network with these weights, as `weights()` returned them for one condition.
@@ -111,8 +116,9 @@ class HyperDNN(nn.Module):
             UserError: the weights have other names or shapes than the parameters that they replace.
         """
         self._check(weights)
-        # Shared parameters are placed under all their names: no search for them in every pass.
-        return functional_call(self.main_network, self._place(weights), inputs, keywords, tie_weights=False)
+        placed = {alias: weights[name] for name, aliases in self.names.items() for alias in aliases}
+        # Shared parameters are in `placed` under all their names: no search for them in every pass.
+        return functional_call(self.main_network, placed, inputs, keywords, tie_weights=False)
 
     def per_example(self, inputs: Any, conditions: Tensor, megabytes: float = 1024, **keywords: Any) -> Any:
         """Give every example weights of its own: inputs [B, ...], conditions [B, ...] -> outputs [B, ...].
@@ -164,6 +170,9 @@ class HyperDNN(nn.Module):
         with torch.no_grad():
             weights = self.weights(condition)
         self._check(weights)
+        for aliases in self.names.values():
+            for alias in aliases:  # torch's recurrent layers hold on to the last weights until they are told
+                _set_parameter(self.main_network, alias, None)
         plain = copy.deepcopy(self.main_network)
         for name, weight in weights.items():
             parameter = nn.Parameter(weight.clone())
@@ -198,10 +207,6 @@ class HyperDNN(nn.Module):
                 f"The condition has the shape {list(condition.shape)}, a batch where one is meant; use per_example or "
                 "ensemble for several conditions."
             )
-
-    def _place(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Each weight under all names of its parameter."""
-        return {alias: weights[name] for name, aliases in self.names.items() for alias in aliases}
 
     def _check(self, weights: Mapping[str, Tensor], leading: tuple[int, ...] = ()) -> None:
         """Refuse weights of other names or shapes, of which functional_call would take some without a word."""
@@ -308,7 +313,7 @@ def _choose(main_network: nn.Module, choose: Callable[[str, nn.Parameter], bool]
 
 def _set_parameter(network: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
     module, _, attribute = name.rpartition(".")
-    setattr(network.get_submodule(module), attribute, parameter)  # recurrent layers notice it, unlike a registration
+    setattr(network.get_submodule(module), attribute, parameter)
 
 
 def _bytes_of_a_weight(hypernetwork: nn.Module) -> int:
