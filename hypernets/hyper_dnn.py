@@ -195,7 +195,7 @@ class HyperDNN(nn.Module):
         rows["generated"] = f"{generated:,} weights in {len(self.shapes)} tensors"
         if hasattr(self.hypernetwork, "discarded"):
             rows["discarded"] = f"{self.hypernetwork.discarded:,} weights"
-        rows["trained"] = f"{trained + learned:,} parameters, {trained:,} of them in the hypernetwork"
+        rows["trained"] = f"{trained:,} parameters of the hypernetwork, {learned:,} of the main network"
         rows["stays learned"] = ", ".join(stays) or "nothing"
         return "\n".join(f"{question:15} {answer}" for question, answer in rows.items())
 

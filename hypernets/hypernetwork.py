@@ -181,13 +181,13 @@ class Hypernetwork(nn.Module):
 
     def categories(self) -> dict[str, str]:
         """Answer the five questions of Chauhan et al. (2023)."""
-        vector = f"a set of vectors of {self.condition_size}" if self.condition_is_set else f"{self.condition_size}"
+        condition = f"{'sets of vectors' if self.condition_is_set else 'a vector'} of {self.condition_size}"
         blocks = self.layout.blocks
         pieces, heads = sum(block.pieces for block in blocks), len(self.heads) * blocks[0].heads
         return {
-            "conditioned on": f"{vector} numbers" if self.condition_size else "nothing",
+            "conditioned on": condition if self.condition_size else "nothing",
             "generation": f"{self.generation}: {_count(pieces, 'piece')}, {_count(heads, 'head')}",
-            "inputs": "dynamic where the condition is computed from data, else static",
+            "inputs": "dynamic unless the condition is learned" if self.condition_size else "static",
             "outputs": "dynamic, main networks of any depth and width" if self.described else "static",
             "architecture": self.body_name,
         }

@@ -289,7 +289,7 @@ def test_describe_counts():
     rows = dict(line.split(maxsplit=1) for line in network.describe().replace("stays learned", "learned").splitlines())
     assert rows["generated"] == "800 weights in 2 tensors"
     assert rows["discarded"] == f"{pieces * tile - 800} weights"
-    assert rows["trained"] == f"{trained + learned:,} parameters, {trained:,} of them in the hypernetwork"
+    assert rows["trained"] == f"{trained:,} parameters of the hypernetwork, {learned} of the main network"
     assert rows["learned"] == "0.bias, 1.weight, 1.bias, 2.bias"
     assert rows["generation"].endswith("6 pieces, 1 head")
     assert sum(parameter.numel() for parameter in network.parameters()) == trained + learned
