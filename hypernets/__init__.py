@@ -1,7 +1,9 @@
-"""Hypernetworks (Ha, Dai, Le, arXiv 1609.09106): networks that generate the weights of a main network.
+"""Hypernetworks: networks that generate the weights of a main network.
 
-A *static* hypernetwork (section 3.1) generates the kernels of a convolutional main network from learned embeddings; a
-*dynamic* one (section 3.2) is itself recurrent and changes the weights of a recurrent main network at every time step.
+`HyperDNN` puts generated weights into any network. `Hypernetwork` generates them in any of the ways of Chauhan et al.
+(arXiv 2306.06955), from a condition or without one. `StaticHypernetwork`, `HyperLSTM` and `HyperRNN` are those of Ha,
+Dai and Le (arXiv 1609.09106): convolution kernels from learned embeddings (section 3.1), and a recurrent hypernetwork
+that changes the weights of a recurrent main network at every time step (section 3.2).
 """
 
 from hypernets.bodies import AttentionBody, CNNBody, MLPBody, RNNBody

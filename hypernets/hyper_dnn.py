@@ -14,8 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from hypernets.errors import UserError, require_number
 
-# On a CPU, convolutions whose kernels differ from example to example are fast together only while they are small.
-SMALL_KERNEL = 100_000
+# Weights of a kernel. On a CPU, convolutions whose kernels differ between examples are fast together only below.
+SMALL_KERNEL = 300_000
 
 
 def every_parameter(name: str, parameter: Tensor) -> bool:
@@ -120,7 +120,9 @@ class HyperDNN(nn.Module):
         # Shared parameters are in `placed` under all their names: no search for them in every pass.
         return functional_call(self.main_network, placed, inputs, keywords, tie_weights=False)
 
-    def per_example(self, inputs: Any, conditions: Tensor, megabytes: float = 1024, **keywords: Any) -> Any:
+    def per_example(
+        self, inputs: Tensor | tuple[Tensor, ...], conditions: Tensor, megabytes: float = 1024, **keywords: Any
+    ) -> Any:
         """Give every example weights of its own: inputs [B, ...], conditions [B, ...] -> outputs [B, ...].
 
         Each example is a batch of one for the main network, so the result is that of a loop.
@@ -128,8 +130,8 @@ class HyperDNN(nn.Module):
         Args:
             inputs: a tensor, or a tuple of tensors, one for each positional argument of the main network.
             conditions: one for each example.
-            megabytes: generate the weights of at most as many examples at a time as fit in here. Where that is not
-                the whole batch, the backward pass generates them again.
+            megabytes: the weights of as many examples as fit in here are generated at a time. Where that is not the
+                whole batch, the backward pass generates them again.
             keywords: passed on to the main network as they are.
 
         Raises:
@@ -149,7 +151,9 @@ class HyperDNN(nn.Module):
 
         return self._several(call, conditions, inputs, megabytes, self._largest_kernel() > SMALL_KERNEL)
 
-    def ensemble(self, inputs: Any, conditions: Tensor, megabytes: float = 1024, **keywords: Any) -> Any:
+    def ensemble(
+        self, inputs: Tensor | tuple[Tensor, ...], conditions: Tensor, megabytes: float = 1024, **keywords: Any
+    ) -> Any:
         """Show one batch to the networks of S conditions: inputs [B, ...], conditions [S, ...] -> outputs [S, B, ...].
 
         Arguments and errors are as for `per_example`.
@@ -191,6 +195,8 @@ class HyperDNN(nn.Module):
             for module in (self.hypernetwork, self.main_network)
         )
         stays = [name for name, _ in self.main_network.named_parameters()]
+        if len(stays) > 5:
+            stays[4:] = [f"and {len(stays) - 4} other tensors"]
         rows = self.hypernetwork.categories() if hasattr(self.hypernetwork, "categories") else {}
         rows["generated"] = f"{generated:,} weights in {len(self.shapes)} tensors"
         if hasattr(self.hypernetwork, "discarded"):
@@ -234,11 +240,12 @@ class HyperDNN(nn.Module):
     ) -> Any:
         """Stack call(weights, *inputs) for the weights of each condition, and the inputs that go with it.
 
-        They run together by vmap, or one by one where that is faster.
+        The calls are batched by vmap, or made one by one where that is faster: with large kernels on a CPU.
         """
         require_number("megabytes", megabytes, above=0)
         self._refuse_modules()
-        needed = sum(shape.numel() for shape in self.shapes.values()) * _bytes_of_a_weight(self.hypernetwork) / 2**20
+        bytes_of_a_weight = next(self.parameters()).element_size()
+        needed = bytes_of_a_weight * sum(shape.numel() for shape in self.shapes.values()) / 2**20
         at_a_time = int(megabytes / needed)
         if at_a_time < 1:
             raise UserError(f"The weights for one condition take {needed:,.1f} MB, more than megabytes={megabytes:g}.")
@@ -314,10 +321,6 @@ def _choose(main_network: nn.Module, choose: Callable[[str, nn.Parameter], bool]
 def _set_parameter(network: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
     module, _, attribute = name.rpartition(".")
     setattr(network.get_submodule(module), attribute, parameter)
-
-
-def _bytes_of_a_weight(hypernetwork: nn.Module) -> int:
-    return next(hypernetwork.parameters()).element_size()
 
 
 @contextmanager

@@ -120,6 +120,13 @@ def test_equals_a_loop_of_functional_calls(name):
         assert_close(network.ensemble(inputs, conditions[:2]), expected)
 
 
+def test_large_kernels_one_by_one(monkeypatch):
+    network, inputs, conditions = make("convnet")
+    expected = network.per_example(inputs, conditions)
+    monkeypatch.setattr("hypernets.hyper_dnn.SMALL_KERNEL", 0)
+    assert_close(network.per_example(inputs, conditions), expected)
+
+
 @every_main_network
 def test_export_equals_to_the_last_bit(name):
     network, inputs, conditions = make(name)
