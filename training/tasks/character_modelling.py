@@ -15,7 +15,8 @@ from hypernets import detach_state
 from models import character_model
 from training.distributed import Processes
 from training.task import Metric, build_within_memory
-from training.tasks.text_samples import row_scales_page, shows_row_scales
+from training.tasks.reader import shows_row_scales
+from training.tasks.text_samples import row_scales_page
 
 
 class CharacterModelling(nn.Module):

@@ -8,13 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from hypernets import UserError
-from hypernets.recurrent import run_cell
+from training.tasks.reader import GATES, Reader
 
-GATES = "igfo"
 LOGGED_CHARACTERS = 300
 
 
-@torch.no_grad()
 def sample(
     model: nn.Module, prompt: Sequence[int], length: int, temperature: float, seed: int = 0
 ) -> tuple[str, Tensor | None]:
@@ -39,36 +37,19 @@ def sample(
             f"The prompt has {len(prompt)} characters, length is {length} and temperature {temperature}; the prompt "
             "needs at least one character, the others must be finite and not negative."
         )
-    layer, ids = model.recurrent_layer, list(prompt)
+    ids, end = list(prompt), len(prompt) + length
     generator = torch.Generator().manual_seed(seed)
-    states = [cell.state_type(*(tensor[0] for tensor in layer.initial_state(1))) for cell in layer.cells]
-    end, scales = len(ids) + length, []
     was_training = model.training
     model.eval()
+    reader = Reader(model)
     for position in range(end):
-        # By run_cell also where the layer is compiled: that would compile anew for one character at a time.
-        output = torch.tensor([[ids[position]]], device=model.output.weight.device)
-        for index, cell in enumerate(layer.cells):
-            output, states[index] = run_cell(cell, output, states[index])
-        if shows_row_scales(model):
-            d_h, _, _ = cell.row_scales(cell.embeddings(states[-1].hyper_h))  # of the rows of W_h (Eq. 11-12)
-            scales.append(d_h[:, 0].float().cpu())  # [4, H]
+        logits = reader.read(torch.tensor([[ids[position]]], device=model.output.weight.device))
         if len(ids) == position + 1 < end:
-            logits = model.output(output)[0, 0].float().cpu()
             # nan_to_num: a model that has diverged writes noise, and it is for its loss to say so.
             probabilities = (logits / max(temperature, 1e-6)).nan_to_num().softmax(-1)
             ids.append(int(torch.multinomial(probabilities, 1, generator=generator)))
     model.train(was_training)
-    text = "".join(model.vocabulary[index] for index in ids)
-    if not scales:
-        return text, None
-    changes = torch.stack(scales).diff(dim=0).norm(dim=-1)  # [characters - 1, 4]
-    return text, torch.cat([torch.zeros(1, len(GATES)), changes])
-
-
-def shows_row_scales(model: nn.Module) -> bool:
-    """Whether the model has a HyperLSTM, and so the row scales that Figure 4 shows."""
-    return hasattr(model.recurrent_layer.cells[-1], "row_scales")
+    return "".join(model.vocabulary[index] for index in ids), reader.changes()
 
 
 def visible(character: str) -> str:
