@@ -1,4 +1,4 @@
-"""From plain settings to the splits of a data set of images or of a text.
+"""From plain settings to the splits of a data set of images, of a text, or of handwriting.
 
 A new data set is one function `load(root, **its own settings)` in a file of its own, and a line in a table below.
 """
@@ -17,9 +17,11 @@ from data.enwik8 import enwik8
 from data.files import BUNDLED
 from data.images import ImageBatches, ImageSplits, channel_statistics, draw_validation
 from data.sources import ImageArrays, arrays, cifar10, mnist
+from data.stroke_sources import StrokeArrays, iam_ondb, scribbles
+from data.strokes import EvaluationLines, StrokeSplits, TrainingLines, offset_statistics, without_short_lines
 from data.text import EvaluationStreams, TextSplits, TrainingStreams
 from data.text_sources import TextArrays, ptb_char, text
-from hypernets.errors import UserError, call_with_settings, require_whole
+from hypernets.errors import UserError, call_with_settings, require_number, require_whole
 
 IMAGE_SETS: dict[str, Callable[..., ImageArrays]] = {
     "cifar10": cifar10,
@@ -30,6 +32,10 @@ TEXTS: dict[str, Callable[..., TextArrays]] = {
     "ptb_char": ptb_char,
     "enwik8": enwik8,
     "text": text,
+}
+STROKES: dict[str, Callable[..., StrokeArrays]] = {
+    "iam_ondb": iam_ondb,
+    "scribbles": scribbles,
 }
 
 # The settings that all kinds share, with their defaults; batch_size and sequence_length have none.
@@ -49,6 +55,7 @@ TEXT_SETTINGS = {
     "test_streams": 1,
     "warm_up": 1000,
 }
+STROKE_SETTINGS = {"batch_size": None, "sequence_length": None, "shortest": 300, "scaling": 0.0}
 
 
 def build_images(
@@ -114,6 +121,48 @@ def build_text(settings: Mapping[str, Any], *, device: torch.device | str, rank:
     )
 
 
+def build_strokes(
+    settings: Mapping[str, Any], *, seed: int, device: torch.device | str, rank: int, world_size: int
+) -> StrokeSplits:
+    """Load handwriting and hold its splits on `device`, normalised by the statistics of the training split.
+
+    The settings, by name:
+        kind, root: as for `build_images`, with `STROKES`.
+        shortest: lines of fewer steps are left out, of all splits.
+        batch_size, sequence_length, scaling: see `TrainingLines`.
+    """
+    settings = {**STROKE_SETTINGS, **settings}
+    _require_batch_size(settings["batch_size"], world_size)
+    shortest, sequence_length = settings["shortest"], settings["sequence_length"]
+    require_whole("shortest", shortest)
+    require_number("scaling", settings["scaling"], least=0, below=1)
+    if sequence_length is not None:
+        require_whole("sequence_length", sequence_length)
+        if sequence_length > shortest:
+            raise UserError(
+                f"sequence_length is {sequence_length}, but lines of {shortest} steps are kept; set shortest to at "
+                f"least {sequence_length}, or choose a smaller sequence_length."
+            )
+    loaded = _load(STROKES, settings, STROKE_SETTINGS)
+    splits = {}
+    for name in ("train", "validation", "test"):
+        of_split = getattr(loaded, f"{name}_points"), getattr(loaded, f"{name}_lengths")
+        splits[name] = without_short_lines(*of_split, shortest)
+        if not len(splits[name][1]):
+            raise UserError(f"The {name} split has no line of {shortest} steps; set shortest to fewer.")
+    mean, std = offset_statistics(*splits["train"])
+    shared = {"mean": mean, "std": std, "device": device, "rank": rank, "world_size": world_size}
+    training = {name: settings[name] for name in ("batch_size", "sequence_length", "scaling")}
+    return StrokeSplits(
+        train=TrainingLines(*splits["train"], **training, seed=seed, **shared),
+        validation=EvaluationLines(*splits["validation"], **shared),
+        test=EvaluationLines(*splits["test"], **shared),
+        mean=mean,
+        std=std,
+        digest=_digest(loaded),
+    )
+
+
 def _require_batch_size(batch_size: Any, world_size: int) -> None:
     require_whole("batch_size", batch_size)
     if batch_size % world_size:
@@ -160,7 +209,7 @@ def _divide(loaded: ImageArrays, validation_size: int | None, split_seed: int | 
     )
 
 
-def _digest(loaded: ImageArrays | TextArrays) -> str:
+def _digest(loaded: ImageArrays | TextArrays | StrokeArrays) -> str:
     """SHA-256 of everything that a data set holds."""
     digest = hashlib.sha256()
     for field in dataclasses.fields(loaded):

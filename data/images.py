@@ -11,17 +11,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from data import draws
 from hypernets.errors import UserError, require_whole
-
-# What a generator is for. It is part of the seed, so that epoch 3 and step 3 do not share their numbers.
-_EPOCH, _STEP, _SPLIT = range(3)
-
-
-def _generator(seed: int, purpose: int, number: int) -> torch.Generator:
-    # torch's CPU engine keeps only the low 32 bits of its seed: packing (seed, number) into 64 bits
-    # would silently drop one of them, so the three are hashed.
-    (word,) = np.random.SeedSequence((seed, purpose, number)).generate_state(1)
-    return torch.Generator().manual_seed(int(word))
 
 
 def draw_validation(num_examples: int, validation_size: int, split_seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -37,7 +28,7 @@ def draw_validation(num_examples: int, validation_size: int, split_seed: int = 0
             f"validation_size is {validation_size}, but the training set has only {num_examples} images; "
             f"hold out at most {num_examples - 1}."
         )
-    order = torch.randperm(num_examples, generator=_generator(split_seed, _SPLIT, 0)).numpy()
+    order = torch.randperm(num_examples, generator=draws.generator(split_seed, draws.SPLIT, 0)).numpy()
     return np.sort(order[validation_size:]), np.sort(order[:validation_size])
 
 
@@ -164,7 +155,7 @@ class ImageBatches:
         epoch, position = divmod(step, self.steps_per_epoch)
         size = self.examples_per_step
         # Drawn for the whole batch on every rank, so that the numbers do not depend on the number of ranks.
-        generator = _generator(self._seed, _STEP, step)
+        generator = draws.generator(self._seed, draws.STEP, step)
         examples = self._order(epoch)[position * size : (position + 1) * size]
         corners = torch.randint(2 * self._padding + 1, (2, size), generator=generator)
         flips = torch.randint(2 if self._flip else 1, (size,), generator=generator)
@@ -188,7 +179,7 @@ class ImageBatches:
     def _order(self, epoch: int) -> torch.Tensor:
         # Kept only to save a shuffle per step; for another epoch it is made anew from (seed, epoch).
         if self._epoch_order is None or self._epoch_order[0] != epoch:
-            generator = _generator(self._seed, _EPOCH, epoch)
+            generator = draws.generator(self._seed, draws.EPOCH, epoch)
             self._epoch_order = (epoch, torch.randperm(self.num_examples, generator=generator))
         return self._epoch_order[1]
 
