@@ -36,6 +36,7 @@ TABLES = {
     "table2": Table("Table 2: CIFAR-10, error in percent", "cifar10", 2),
     "table3": Table("Table 3: character-level Penn Treebank, bits per character", "ptb_char", 3),
     "table4": Table("Table 4: enwik8, bits per character", "enwik8", 3),
+    "table5": Table("Table 5: IAM-OnDB handwriting, log-loss in nats per line", "iam_ondb", 0),
     "table7": Table("Table 7: MNIST, error in percent", "mnist", 2),
 }
 LARGE = "layer_norm_hyperlstm_1000_large_embedding"
@@ -59,6 +60,14 @@ ROWS = [
     Row("table4/hyperlstm_1800", "HyperLSTM, 1800", 1.391, "18.71 M", 18_708_213),
     Row("table4/layer_norm_hyperlstm_1800", "Layer Norm HyperLSTM, 1800", 1.353, "18.78 M", 18_728_773),
     Row("table4/layer_norm_hyperlstm_2048", "Layer Norm HyperLSTM, 2048", 1.340, "26.54 M", 26_541_773),
+    Row("table5/lstm_900", "LSTM, 900", -1055, "3,363,421", 3_363_421),
+    Row("table5/lstm_1000", "LSTM, 1000", -1048, "4,137,121", 4_137_121),
+    Row("table5/3_layer_lstm_400", "3-layer LSTM, 400", -1068, "3,258,121", 3_258_121),
+    Row("table5/2_layer_lstm_650", "2-layer LSTM, 650", -1135, "5,161,771", 5_161_771),
+    Row("table5/layer_norm_lstm_900", "Layer Norm LSTM, 900", -1096, "3,372,421", 3_372_421),
+    Row("table5/layer_norm_lstm_1000", "Layer Norm LSTM, 1000", -1106, "4,147,121", 4_147_121),
+    Row("table5/layer_norm_hyperlstm_900", "Layer Norm HyperLSTM, 900", -1067, "3,951,461", 3_951_461),
+    Row("table5/hyperlstm_900", "HyperLSTM, 900", -1162, "3,941,181", 3_941_181),
     Row("table7/mnist_convnet", "MNIST convnet", 0.72, "-", 21_210),
     Row("table7/hyper_mnist_convnet", "Hyper MNIST convnet", 0.76, "12,910", 12_910),
 ]

@@ -98,7 +98,7 @@ def cell_states(run: Path, characters: int) -> Tensor:
     if layer is None or "c" not in layer.cells[-1].state_type._fields:
         raise UserError(f"The network of {run}, {settings['main_net']['name']!r}, has no cell state c_t to plot.")
     state, found = None, []
-    for inputs, _, _ in splits.validation.evaluation_batches():
+    for inputs, *_ in splits.validation.evaluation_batches():
         for ids in inputs:
             _, state = layer(ids[None], state)
             found.append(state.c[-1].tanh().flatten().cpu())

@@ -21,10 +21,11 @@ from training.run import RESULT, SESSIONS, read_result, read_rows
 from training.settings import what_counts
 from training.task import Metric
 from training.tasks.character_modelling import CharacterModelling
+from training.tasks.handwriting import Handwriting
 from training.tasks.image_classification import ImageClassification
 
 Record = dict[str, Any]
-METRICS = {task.metric.key: task.metric for task in (ImageClassification, CharacterModelling)}
+METRICS = {task.metric.key: task.metric for task in (ImageClassification, CharacterModelling, Handwriting)}
 SESSION = {"commit": str, "first_step": int, "last_step": int, "seconds": NUMBER}
 SHAPE = {  # of a record; it may hold more
     **dict.fromkeys(("name", "table", "row", "command", "commit", "hardware", "precision"), str),

@@ -10,7 +10,7 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
-from data.build import build_images, build_text
+from data.build import build_images, build_strokes, build_text
 from hypernets import UserError
 from training.distributed import Processes
 from training.logger import check_logger
@@ -18,7 +18,7 @@ from training.optimizer import build_optimizer
 from training.run import read_facts, read_result
 from training.schedule import build_schedule
 from training.settings import check_settings, flat
-from training.tasks import build_task, character_modelling, image_classification
+from training.tasks import build_task, character_modelling, handwriting, image_classification
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -50,6 +50,8 @@ def build_all(monkeypatch):
 
     monkeypatch.setattr(image_classification, "build_images", stub_images)
     monkeypatch.setattr(character_modelling, "build_text", lambda *_, **__: SimpleNamespace(vocabulary="abcdefgh"))
+    stub_strokes = SimpleNamespace(mean=[0.0, 0.0], std=[1.0, 1.0])
+    monkeypatch.setattr(handwriting, "build_strokes", lambda *_, **__: stub_strokes)
 
     def build(settings):
         check_settings(settings)
@@ -82,7 +84,7 @@ def test_experiment_builds_and_its_name_tells_its_size_and_its_row(build_all, ex
 def test_protocol_of_the_paper(experiment):
     settings = composed(f"experiment={experiment}")
     optimizer, schedule = settings["optimizer"], settings["schedule"]
-    assert settings["dataset"]["batch_size"] == (1000 if "table7" in experiment else 128)
+    assert settings["dataset"]["batch_size"] == {"table7": 1000, "table5": 32}.get(settings["table"], 128)
     if experiment.startswith("table2/wrn"):
         assert (settings["steps"], optimizer) == (140_000, {"kind": "sgd", "momentum": 0.9})
         assert schedule["rates"] == [0.1, 0.02, 0.004, 0.0008, 0.00016]
@@ -90,8 +92,9 @@ def test_protocol_of_the_paper(experiment):
         assert (settings["steps"], optimizer["kind"]) == (672_000, "adam")
         assert schedule["rates"] == [0.002, 0.001, 0.0002, 0.00005]
     else:
-        assert optimizer["kind"] == "adam" and schedule == {"kind": "constant", "rate": 0.001}
-        assert settings["gradient_clip"] == (None if "table7" in experiment else 1.0)
+        rate = 0.0001 if settings["table"] == "table5" else 0.001
+        assert optimizer["kind"] == "adam" and schedule == {"kind": "constant", "rate": rate}
+        assert settings["gradient_clip"] == {"table7": None, "table5": 5.0}.get(settings["table"], 1.0)
     if "table2" in experiment:
         assert schedule["until"][-1] == settings["steps"] and settings["main_net"]["kernel_decay"] == 5e-4
 
@@ -104,6 +107,7 @@ COMBINATIONS = [
     ["main_net=lstm", "hypernet=none", "dataset=shakespeare", "schedule=one_cycle"],
     ["main_net=layer_norm_lstm", "hypernet=hyperlstm", "dataset=shakespeare", "logger=wandb_online"],
     ["main_net=rnn", "hypernet=hyperrnn", "dataset=shakespeare", "logger=none"],
+    ["main_net=rnn", "hypernet=hyperrnn", "dataset=scribbles", "schedule=table5"],
 ]
 
 
@@ -126,8 +130,9 @@ def test_every_data_set_takes_its_settings(dataset, tmp_path, monkeypatch):
     given = [f"dataset.path={tmp_path}/nothing"] if dataset in ("arrays", "text") else []
     settings = composed(f"dataset={dataset}", *given)["dataset"]
     task = settings.pop("task"), settings.pop("name")
-    build = {"image_classification": build_images, "character_modelling": build_text}[task[0]]
-    seed = {"seed": 0} if build is build_images else {}
+    builders = {"image_classification": build_images, "character_modelling": build_text, "handwriting": build_strokes}
+    build = builders[task[0]]
+    seed = {} if build is build_text else {"seed": 0}
     try:
         build(settings, device="cpu", rank=0, world_size=1, **seed)
     except UserError as refused:
