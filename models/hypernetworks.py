@@ -8,6 +8,8 @@ from torch import nn
 
 from hypernets import HyperDNN, StaticHypernetwork, UserError, tileable_kernels
 from hypernets.errors import call_with_settings
+from models.coordinate_hypernetwork import CoordinateHypernetwork
+from models.fully_connected import FullyConnected
 
 
 def build_static(
@@ -22,9 +24,18 @@ def build_static(
     return HyperDNN(main_network, hypernetwork, tileable_kernels(filter_size, channels))
 
 
+def build_coordinates(main_network: nn.Module, hidden_sizes: list[int]) -> HyperDNN:
+    """Generate the weights of the hidden layer of a fully connected network from their coordinates (A.1)."""
+    if not isinstance(main_network, FullyConnected):
+        raise UserError("hypernet=coordinates generates the weights of main_net=fully_connected; choose that one.")
+    hypernetwork = partial(CoordinateHypernetwork, hidden_sizes=hidden_sizes)
+    return HyperDNN(main_network, hypernetwork, lambda name, parameter: name == "hidden_weight")
+
+
 HYPERNETWORKS = {
     "none": lambda main_network: main_network,  # its weights are learned
     "static": build_static,
+    "coordinates": build_coordinates,
 }
 
 

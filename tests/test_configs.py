@@ -84,13 +84,16 @@ def test_experiment_builds_and_its_name_tells_its_size_and_its_row(build_all, ex
 def test_protocol_of_the_paper(experiment):
     settings = composed(f"experiment={experiment}")
     optimizer, schedule = settings["optimizer"], settings["schedule"]
-    assert settings["dataset"]["batch_size"] == {"table7": 1000, "table5": 32}.get(settings["table"], 128)
+    batch_size = {"table5": 32}.get(settings["table"], 1000 if settings["dataset"]["name"] == "mnist" else 128)
+    assert settings["dataset"]["batch_size"] == batch_size
     if experiment.startswith("table2/wrn"):
         assert (settings["steps"], optimizer) == (140_000, {"kind": "sgd", "momentum": 0.9})
         assert schedule["rates"] == [0.1, 0.02, 0.004, 0.0008, 0.00016]
     elif experiment.startswith("table2/hyper"):
         assert (settings["steps"], optimizer["kind"]) == (672_000, "adam")
         assert schedule["rates"] == [0.002, 0.001, 0.0002, 0.00005]
+    elif experiment.startswith("figure8"):
+        assert settings["dataset"]["padding"] == 0 and settings["main_net"]["hidden_size"] == 256
     else:
         rate = 0.0001 if settings["table"] == "table5" else 0.001
         assert optimizer["kind"] == "adam" and schedule == {"kind": "constant", "rate": rate}
@@ -103,6 +106,7 @@ COMBINATIONS = [
     ["main_net=wide_resnet", "hypernet=static", "optimizer=sgd", "schedule=table8"],
     ["main_net=mnist_convnet", "hypernet=none", "optimizer=adam", "schedule=table9", "dataset=mnist"],
     ["main_net=torchvision", "hypernet=static", "optimizer=muon", "schedule=constant"],
+    ["main_net=fully_connected", "hypernet=coordinates", "optimizer=adam", "dataset=mnist"],
     ["main_net=torchvision", "hypernet=none", "main_net.model=mobilenet_v3_small", "main_net.small_images=false"],
     ["main_net=lstm", "hypernet=none", "dataset=shakespeare", "schedule=one_cycle"],
     ["main_net=layer_norm_lstm", "hypernet=hyperlstm", "dataset=shakespeare", "logger=wandb_online"],
