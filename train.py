@@ -110,7 +110,7 @@ def record_result(trainer: Trainer, test: dict[str, float], settings: dict[str, 
     sessions = read_sessions(run.path)
     summary = {
         f"validation_{metric.key}": best[metric.key],
-        f"test_{metric.key}": test[metric.key],
+        **{f"test_{key}": value for key, value in test.items() if key != "loss"},
         "parameters": sum(parameter.numel() for parameter in trainer.task.parameters()),
     }
     result = {

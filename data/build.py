@@ -1,4 +1,4 @@
-"""From plain settings to the splits of a data set of images, of a text, or of handwriting.
+"""From plain settings to the splits of a data set of images, of a text, of handwriting or of sentence pairs.
 
 A new data set is one function `load(root, **its own settings)` in a file of its own, and a line in a table below.
 """
@@ -21,6 +21,8 @@ from data.stroke_sources import StrokeArrays, iam_ondb, scribbles
 from data.strokes import EvaluationLines, StrokeSplits, TrainingLines, offset_statistics, without_short_lines
 from data.text import EvaluationStreams, TextSplits, TrainingStreams
 from data.text_sources import TextArrays, ptb_char, text
+from data.translation import EvaluationPairs, Subwords, TrainingPairs, TranslationSplits
+from data.translation_sources import TRANSLATIONS
 from hypernets.errors import UserError, call_with_settings, require_number, require_whole
 
 IMAGE_SETS: dict[str, Callable[..., ImageArrays]] = {
@@ -56,6 +58,7 @@ TEXT_SETTINGS = {
     "warm_up": 1000,
 }
 STROKE_SETTINGS = {"batch_size": None, "sequence_length": None, "shortest": 300, "scaling": 0.0}
+TRANSLATION_SETTINGS = {"batch_size": None, "vocabulary_size": None, "longest": None}
 
 
 def build_images(
@@ -160,6 +163,48 @@ def build_strokes(
         mean=mean,
         std=std,
         digest=_digest(loaded),
+    )
+
+
+def build_translation(
+    settings: Mapping[str, Any], *, seed: int, device: torch.device | str, rank: int, world_size: int
+) -> TranslationSplits:
+    """Load sentence pairs, learn subwords from the training split and encode all splits.
+
+    The settings, by name:
+        kind, root: as for `build_images`, with `TRANSLATIONS`.
+        batch_size: see `TrainingPairs`.
+        vocabulary_size: subwords, of both languages together.
+        longest: pairs with more subwords than this on a side are left out of training.
+    """
+    settings = {**TRANSLATION_SETTINGS, **settings}
+    _require_batch_size(settings["batch_size"], world_size)
+    for name in ("vocabulary_size", "longest"):
+        require_whole(f"dataset.{name}", settings[name])
+    require_whole("seed", seed, least=0)
+    loaded = _load(TRANSLATIONS, settings, TRANSLATION_SETTINGS)
+    subwords = Subwords.learn([*loaded.train[0], *loaded.train[1]], settings["vocabulary_size"])
+    source, target = map(subwords.encode, loaded.train)
+    kept = [i for i, pair in enumerate(zip(source, target, strict=True)) if max(map(len, pair)) <= settings["longest"]]
+    if not kept:
+        raise UserError(f"dataset.longest is {settings['longest']}, and every training pair is longer; raise it.")
+    place = {"device": device, "rank": rank, "world_size": world_size}
+    train = ([side[i] for i in kept] for side in (source, target))
+
+    def evaluated(split: str, beams: tuple[int, ...]) -> EvaluationPairs:
+        sentences, references = getattr(loaded, split)
+        return EvaluationPairs(*map(subwords.encode, (sentences, references)), references, beams=beams, **place)
+
+    digest = hashlib.sha256(subwords.model)
+    for sentences in (side for split in vars(loaded).values() for side in split):
+        digest.update("\n".join([str(len(sentences)), *sentences, ""]).encode())
+    return TranslationSplits(
+        train=TrainingPairs(*train, batch_size=settings["batch_size"], seed=seed, **place),
+        validation=evaluated("validation", beams=(1,)),
+        test=evaluated("test", beams=(1, 4)),
+        examples=tuple(side[:10] for side in loaded.validation),
+        subwords=subwords,
+        digest=digest.hexdigest(),
     )
 
 

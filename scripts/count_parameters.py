@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from models import IMAGE_CLASSIFIERS, character_model, handwriting_model
+from models import IMAGE_CLASSIFIERS, character_model, encoder_decoder, handwriting_model
 from models.hypernetworks import generate_weights
 from scripts.paper_tables import ROWS
 from scripts.train_command import compose
@@ -34,6 +34,12 @@ def build_network(settings: Mapping[str, Any]) -> nn.Module:
         vocabulary = "".join(map(chr, range(VOCABULARY_SIZE[dataset])))  # which characters they are does not matter
         with torch.device("meta"):
             return character_model.build(settings["main_net"], settings["hypernet"], vocabulary)
+    if settings["dataset"]["task"] == "translation":
+        main_net = {key: value for key, value in settings["main_net"].items() if key != "label_smoothing"}
+        with torch.device("meta"):
+            return encoder_decoder.build(
+                main_net, settings["hypernet"], settings["dataset"]["vocabulary_size"], padding=0
+            )
     main_net = {
         key: value for key, value in settings["main_net"].items() if key not in ("kind", "name", "kernel_decay")
     }

@@ -49,6 +49,14 @@ def figure(runs: Sequence[Record], split: str) -> str:
     return f"{statistics.mean(values):.{metric.digits}f}{deviation}"
 
 
+def bleu(runs: Sequence[Record]) -> str:
+    """BLEU of translations of the test split, the mean over runs, by beam search and greedily."""
+    if "test_bleu_beam_4" not in runs[0]:
+        return ""
+    beam, greedy = (statistics.mean(run[f"test_bleu_{how}"] for run in runs) for how in ("beam_4", "greedy"))
+    return f", BLEU {beam:.2f} (greedily {greedy:.2f})"
+
+
 def what_ran(record: Record) -> str:
     """The main network of a run, and its data where that is not the paper's."""
     main_net, dataset = (record["settings"][group]["name"] for group in ("main_net", "dataset"))
@@ -68,11 +76,13 @@ def figure_lines(table: str, records: Sequence[Record]) -> list[str]:
     """The rows of a table with the paper's figures and ours."""
     cells = []
     for row, groups in rows_of(table, records):
-        paper = row.printed(row.test)
+        paper = row.printed(row.test) + (f", BLEU {row.bleu:.2f}" if row.bleu else "")
         for runs in groups:
             validation = figure(runs, "validation") + (f" ({row.printed(row.validation)})" if row.validation else "")
             parameters = f"{runs[0]['parameters']:,} ({row.counted:,})"
-            cells.append([row.network, our_run(row, runs), paper, figure(runs, "test"), validation, parameters])
+            cells.append(
+                [row.network, our_run(row, runs), paper, figure(runs, "test") + bleu(runs), validation, parameters]
+            )
         if not groups:
             cells.append([row.network, "not run", paper, "", "", f"({row.counted:,})"])
     head = ["network", "our run", "paper, test", "ours, test", "ours, validation (paper's)", "parameters (paper's)"]

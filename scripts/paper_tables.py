@@ -24,6 +24,7 @@ class Row(NamedTuple):
     counted: int  # with the paper's sizes, by scripts/count_parameters.py
     steps: int | None = None  # of the paper's protocol, where it gives them
     validation: float | None = None  # where the paper prints it
+    bleu: float | None = None  # of a translation, as printed
 
     @property
     def table(self) -> str:
@@ -40,6 +41,7 @@ TABLES = {
     "table3": Table("Table 3: character-level Penn Treebank, bits per character", "ptb_char", 3),
     "table4": Table("Table 4: enwik8, bits per character", "enwik8", 3),
     "table5": Table("Table 5: IAM-OnDB handwriting, log-loss in nats per line", "iam_ondb", 0),
+    "table6": Table("Table 6: WMT'14 English to French, log perplexity", "wmt14", 3),
     "table7": Table("Table 7: MNIST, error in percent", "mnist", 2),
     "figure8": Table("Figure 8: MNIST, weights from their coordinates, error in percent", "mnist", 1),
 }
@@ -72,6 +74,8 @@ ROWS = [
     Row("table5/layer_norm_lstm_1000", "Layer Norm LSTM, 1000", -1106, "4,147,121", 4_147_121),
     Row("table5/layer_norm_hyperlstm_900", "Layer Norm HyperLSTM, 900", -1067, "3,951,461", 3_951_461),
     Row("table5/hyperlstm_900", "HyperLSTM, 900", -1162, "3,941,181", 3_941_181),
+    Row("table6/gnmt_lstm_1024", "GNMT, LSTM, 8 layers of 1024", 1.027, "-", 276_665_600, bleu=38.95),
+    Row("table6/gnmt_hyperlstm_1024", "the same, HyperLSTM", 0.993, "-", 307_333_120, bleu=40.03),
     Row("figure8/fully_connected", "fully connected, 784-256-10", 1.5, "-", 203_530),
     Row("figure8/coordinates", "the same, weights from coordinates", 6.5, "-", 3_627),
     Row("table7/mnist_convnet", "MNIST convnet", 0.72, "-", 21_210),

@@ -23,9 +23,11 @@ from training.task import Metric
 from training.tasks.character_modelling import CharacterModelling
 from training.tasks.handwriting import Handwriting
 from training.tasks.image_classification import ImageClassification
+from training.tasks.translation import Translation
 
 Record = dict[str, Any]
-METRICS = {task.metric.key: task.metric for task in (ImageClassification, CharacterModelling, Handwriting)}
+TASKS = (ImageClassification, CharacterModelling, Handwriting, Translation)
+METRICS = {task.metric.key: task.metric for task in TASKS}
 SESSION = {"commit": str, "first_step": int, "last_step": int, "seconds": NUMBER}
 SHAPE = {  # of a record; it may hold more
     **dict.fromkeys(("name", "table", "row", "command", "commit", "hardware", "precision"), str),

@@ -10,7 +10,7 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
-from data.build import build_images, build_strokes, build_text
+from data.build import build_images, build_strokes, build_text, build_translation
 from hypernets import UserError
 from training.distributed import Processes
 from training.logger import check_logger
@@ -18,7 +18,7 @@ from training.optimizer import build_optimizer
 from training.run import read_facts, read_result
 from training.schedule import build_schedule
 from training.settings import check_settings, flat
-from training.tasks import build_task, character_modelling, handwriting, image_classification
+from training.tasks import build_task, character_modelling, handwriting, image_classification, translation
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -53,6 +53,11 @@ def build_all(monkeypatch):
     stub_strokes = SimpleNamespace(mean=[0.0, 0.0], std=[1.0, 1.0])
     monkeypatch.setattr(handwriting, "build_strokes", lambda *_, **__: stub_strokes)
 
+    def stub_pairs(dataset, **place):
+        return SimpleNamespace(subwords=range(dataset["vocabulary_size"]), examples=([], []))
+
+    monkeypatch.setattr(translation, "build_translation", stub_pairs)
+
     def build(settings):
         check_settings(settings)
         check_logger(settings)
@@ -73,6 +78,8 @@ def test_experiment_builds_and_its_name_tells_its_size_and_its_row(build_all, ex
     main_net = settings["main_net"]
     if main_net["kind"] == "wide_resnet":
         assert main_net["name"] == f"wrn_{main_net['depth']}_{main_net['width']}" and main_net["name"] in name
+    elif main_net["kind"] == "encoder_decoder":
+        assert main_net["name"] == f"encoder_decoder_{main_net['hidden_size']}" and str(main_net["hidden_size"]) in name
     elif main_net["kind"] == "lstm":
         assert main_net["name"].endswith(f"lstm_{main_net['hidden_size']}")
         assert not table or str(main_net["hidden_size"]) in name
@@ -92,6 +99,9 @@ def test_protocol_of_the_paper(experiment):
     elif experiment.startswith("table2/hyper"):
         assert (settings["steps"], optimizer["kind"]) == (672_000, "adam")
         assert schedule["rates"] == [0.002, 0.001, 0.0002, 0.00005]
+    elif experiment.startswith("table6"):
+        assert optimizer["kind"] == "adam" and schedule == {"kind": "constant", "rate": 0.0002}
+        assert settings["gradient_clip"] == 5.0 and settings["main_net"]["num_layers"] == 8
     elif experiment.startswith("figure8"):
         assert settings["dataset"]["padding"] == 0 and settings["main_net"]["hidden_size"] == 256
     else:
@@ -110,6 +120,7 @@ COMBINATIONS = [
     ["main_net=torchvision", "hypernet=none", "main_net.model=mobilenet_v3_small", "main_net.small_images=false"],
     ["main_net=lstm", "hypernet=none", "dataset=shakespeare", "schedule=one_cycle"],
     ["main_net=layer_norm_lstm", "hypernet=hyperlstm", "dataset=shakespeare", "logger=wandb_online"],
+    ["main_net=encoder_decoder", "hypernet=hyperlstm", "dataset=tatoeba", "schedule=gnmt"],
     ["main_net=rnn", "hypernet=hyperrnn", "dataset=shakespeare", "logger=none"],
     ["main_net=rnn", "hypernet=hyperrnn", "dataset=scribbles", "schedule=table5"],
 ]
@@ -134,7 +145,8 @@ def test_every_data_set_takes_its_settings(dataset, tmp_path, monkeypatch):
     given = [f"dataset.path={tmp_path}/nothing"] if dataset in ("arrays", "text") else []
     settings = composed(f"dataset={dataset}", *given)["dataset"]
     task = settings.pop("task"), settings.pop("name")
-    builders = {"image_classification": build_images, "character_modelling": build_text, "handwriting": build_strokes}
+    builders = {"image_classification": build_images, "character_modelling": build_text}
+    builders |= {"handwriting": build_strokes, "translation": build_translation}
     build = builders[task[0]]
     seed = {} if build is build_text else {"seed": 0}
     try:

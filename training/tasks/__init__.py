@@ -9,13 +9,14 @@ from typing import Any
 from hypernets import UserError
 from training.distributed import Processes
 from training.task import Splits, Task
-from training.tasks import character_modelling, handwriting, image_classification
+from training.tasks import character_modelling, handwriting, image_classification, translation
 
 # build(settings, processes) -> splits on the device, task
 TASKS = {
     "image_classification": image_classification.build,
     "character_modelling": character_modelling.build,
     "handwriting": handwriting.build,
+    "translation": translation.build,
 }
 
 
