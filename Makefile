@@ -26,7 +26,7 @@ $(VENV)/installed: requirements.txt
 	$(RUN) -m pip install --quiet -r requirements.txt
 	touch $@
 
-$(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
+$(VENV)/installed-dev: requirements-dev.txt requirements-translation.txt $(VENV)/installed
 	$(RUN) -m pip install --quiet -r requirements-dev.txt
 	touch $@
 
