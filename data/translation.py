@@ -162,6 +162,11 @@ class EvaluationPairs:
         self._pairs = list(zip(source[share], target[share], references[share], strict=True))
         self._beams, self._batch_size, self._device = beams, batch_size, device
 
+    def pairs(self) -> Iterator[tuple[list[int], str]]:
+        """The source, ids, and the target, text, of each pair of this rank's share."""
+        for source, _, reference in self._pairs:
+            yield source.tolist(), reference
+
     def evaluation_batches(self) -> Iterator[EvaluationBatch]:
         """Yield this rank's share; the last batch may be smaller than the others."""
         for start in range(0, len(self._pairs), self._batch_size):

@@ -1,6 +1,7 @@
 """Translation: sentence pairs and subwords, the encoder-decoder, beam search, BLEU, and runs."""
 
 import itertools
+import re
 import shutil
 import sys
 from typing import NamedTuple
@@ -93,7 +94,7 @@ def test_tatoeba_is_split_by_the_english_side(tmp_path):
     splits = small_splits(tmp_path)
     train = {splits.subwords.decode(ids.tolist()) for ids in splits.train._source}
     held_out = {
-        splits.subwords.decode(pair[0].tolist()) for part in (splits.validation, splits.test) for pair in part._pairs
+        splits.subwords.decode(source) for part in (splits.validation, splits.test) for source, _ in part.pairs()
     }
     assert len(held_out) == 14 and not train & held_out
     assert train | held_out == {line.split("\t")[0] for line in lines}
@@ -350,3 +351,9 @@ def test_a_run_goes_on_bitwise(launcher, tmp_path, assert_same_run):
     launcher.succeed("-r", str(run))
     assert_same_run(whole, run)
     assert (run / "pictures" / "text_translations.html").read_text(encoding="utf-8").count("<i>") == 10
+
+    done = launcher.succeed(str(run), "--number", "2", program="scripts/translate.py")
+    sentences = [line[2:] for line in done.stdout.splitlines() if line.startswith("- ")]
+    assert len(sentences) == 2 and done.stdout.count("**") == 4
+    own = launcher.succeed(str(run), "--text", *sentences, program="scripts/translate.py").stdout
+    assert re.findall(r"\*\*.*\*\*", own) == re.findall(r"\*\*.*\*\*", done.stdout)
