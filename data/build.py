@@ -197,7 +197,8 @@ def build_translation(
 
     digest = hashlib.sha256(subwords.model)
     for sentences in (side for split in vars(loaded).values() for side in split):
-        digest.update("\n".join([str(len(sentences)), *sentences, ""]).encode())
+        for line in (str(len(sentences)), *sentences):
+            digest.update(f"{line}\n".encode())
     return TranslationSplits(
         train=TrainingPairs(*train, batch_size=settings["batch_size"], seed=seed, **place),
         validation=evaluated("validation", beams=(1,)),

@@ -58,7 +58,11 @@ class Subwords:
 
     def encode(self, sentences: Sequence[str]) -> list[np.ndarray]:
         """The ids of each sentence, int32 [subwords], without begin and end."""
-        return [np.array(ids, dtype=np.int32) for ids in self._processor.encode(list(sentences))]
+        encoded: list[np.ndarray] = []
+        for start in range(0, len(sentences), 10_000):  # the lists of a large corpus would not fit into memory
+            part = self._processor.encode(list(sentences[start : start + 10_000]))
+            encoded += [np.array(ids, dtype=np.int32) for ids in part]
+        return encoded
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids; those that are no text are left out."""

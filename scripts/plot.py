@@ -1,4 +1,4 @@
-"""Pictures of runs: their curves (Figure 6), kernels (Figures 2, 12 and 13) and cell states (Figure 5).
+"""Pictures of runs: their curves (Figure 6), kernels (Figures 2, 8, 12 and 13) and cell states (Figure 5).
 
     python -m scripts.plot curves runs/A runs/B [--metric train/loss] [--axis examples]
     python -m scripts.plot kernels runs/LEARNED runs/GENERATED [--kernels blocks.5.second_convolution.weight]
