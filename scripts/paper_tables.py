@@ -75,7 +75,7 @@ ROWS = [
     Row("table5/layer_norm_hyperlstm_900", "Layer Norm HyperLSTM, 900", -1067, "3,951,461", 3_951_461),
     Row("table5/hyperlstm_900", "HyperLSTM, 900", -1162, "3,941,181", 3_941_181),
     Row("table6/gnmt_lstm_1024", "GNMT, LSTM, 8 layers of 1024", 1.027, "-", 276_665_600, bleu=38.95),
-    Row("table6/gnmt_hyperlstm_1024", "the same, HyperLSTM", 0.993, "-", 307_333_120, bleu=40.03),
+    Row("table6/gnmt_layer_norm_hyperlstm_1024", "the same, Layer Norm HyperLSTM", 0.993, "-", 307_528_960, bleu=40.03),
     Row("figure8/fully_connected", "fully connected, 784-256-10", 1.5, "-", 203_530),
     Row("figure8/coordinates", "the same, weights from coordinates", 6.5, "-", 3_627),
     Row("table7/mnist_convnet", "MNIST convnet", 0.72, "-", 21_210),

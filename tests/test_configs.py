@@ -79,7 +79,10 @@ def test_experiment_builds_and_its_name_tells_its_size_and_its_row(build_all, ex
     if main_net["kind"] == "wide_resnet":
         assert main_net["name"] == f"wrn_{main_net['depth']}_{main_net['width']}" and main_net["name"] in name
     elif main_net["kind"] == "encoder_decoder":
-        assert main_net["name"] == f"encoder_decoder_{main_net['hidden_size']}" and str(main_net["hidden_size"]) in name
+        assert (
+            main_net["name"].endswith(f"encoder_decoder_{main_net['hidden_size']}")
+            and str(main_net["hidden_size"]) in name
+        )
     elif main_net["kind"] == "lstm":
         assert main_net["name"].endswith(f"lstm_{main_net['hidden_size']}")
         assert not table or str(main_net["hidden_size"]) in name
