@@ -159,10 +159,15 @@ class Hypernetwork(nn.Module):
 
         Args:
             conditions: examples of them, [K, C], or [K, M, C] if they are sets; standard normal if not given.
+
+        Raises:
+            UserError: the conditions have another size, or a body has no features that are not zero.
         """
         if conditions is None:
             conditions = self._random_conditions()
         self._check(conditions)
+        if conditions is not None and conditions.dim() != 1 + self.condition_dimensions:
+            raise UserError(f"The conditions have the shape {list(conditions.shape)}; give several, one after another.")
         features = self._features(conditions, self.layout)
         features = features.unsqueeze(0) if conditions is None else features  # [K, N, F]
         for head, own in zip(self.heads, self._features_of_heads(features, self.layout), strict=True):
@@ -314,7 +319,7 @@ class Hypernetwork(nn.Module):
             sums[index] += value.sum()
             squares[index] += value.numel() * (deviation / factor) ** 2
             counts[index] += value.numel()
-        mean = (sums / counts).to(next(iter(parameters.values())).dtype)
+        mean = (sums / counts).to(torch.get_default_dtype())
         return mean, (squares / counts).sqrt().tolist()
 
 
