@@ -46,18 +46,20 @@ class ReturnSample(nn.Module):
         super().__init__()
         self.unet = unet
 
-    def forward(self, sample, timestep):
-        return self.unet(sample, timestep).sample
+    def forward(self, sample, timestep, context):
+        return self.unet(sample, timestep, context).sample
 
 
 def make_unet():
     diffusers = pytest.importorskip("diffusers")
-    blocks = {"block_out_channels": (4, 8), "layers_per_block": 1, "norm_num_groups": 2, "attention_head_dim": 4}
+    sizes = {"block_out_channels": (4, 8), "layers_per_block": 1, "norm_num_groups": 2, "attention_head_dim": 4}
     kinds = {
-        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
-        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
     }
-    return diffusers.UNet2DModel(sample_size=8, in_channels=1, out_channels=1, **blocks, **kinds)
+    return diffusers.UNet2DConditionModel(
+        sample_size=8, in_channels=1, out_channels=1, cross_attention_dim=6, **sizes, **kinds
+    )
 
 
 def make_encoder():
@@ -79,7 +81,7 @@ MAIN_NETWORKS = {  # name -> a function that makes it, shapes of an example, hyp
     "tied mlp": (TiedMLP, [(6,)], SMALL_CHUNKS, every_parameter),
     "convnet": (make_convnet, [(1, 8, 8)], SMALL_CHUNKS, every_parameter),
     "encoder": (make_encoder, [(5, 8)], SMALL_CHUNKS, every_parameter),
-    "unet": (lambda: ReturnSample(make_unet()), [(1, 8, 8), ()], CHUNKS, every_parameter),
+    "unet": (lambda: ReturnSample(make_unet()), [(1, 8, 8), (), (3, 6)], CHUNKS, every_parameter),
     "resnet18": (resnet18, [IMAGES], CHUNKS, in_first_layer),
     "mobilenet_v3_small": (mobilenet_v3_small, [IMAGES], CHUNKS, lambda name, p: p.dim() == 4),
 }
