@@ -12,6 +12,8 @@ from hypernets.errors import UserError
 from hypernets.generation import GenerateChunkWise, GenerateComponentWise, GenerateMultiple, GenerateOnce
 from hypernets.hyper_dnn import HyperDNN
 from hypernets.hypernetwork import Hypernetwork
+from hypernets.key_value_networks import KeyValueNetworks
+from hypernets.output_regulariser import OutputRegulariser
 from hypernets.recurrent import LSTM, HyperLSTM, HyperRNN, detach_state, load_released_cell
 from hypernets.static import StaticHypernetwork, tileable_kernels
 
@@ -32,6 +34,8 @@ __all__ = [
     "Hypernetwork",
     "MLPBody",
     "RNNBody",
+    "KeyValueNetworks",
+    "OutputRegulariser",
     "StaticHypernetwork",
     "UserError",
     "detach_state",

@@ -1,0 +1,278 @@
+"""Key-value networks: what users of Stable Diffusion call a hypernetwork. They generate no weights.
+
+Shape legend
+    ...  any batch dimensions
+    N    tokens of the context
+    C    context width: features of a token
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from hypernets.errors import UserError
+
+# By the names that the web UI gives them: its own, and every activation of torch.nn in lower case.
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    **{
+        name.lower(): getattr(nn, name)
+        for name in nn.modules.activation.__all__
+        if name not in ("MultiheadAttention", "Threshold")
+    },
+    "linear": nn.Identity,
+    "swish": nn.Hardswish,
+}
+DROPOUT = 0.3  # as in the web UI
+OLD_NAMES = {f"linear{old}.{kind}": f"linear.{old - 1}.{kind}" for old in (1, 2) for kind in ("weight", "bias")}
+
+
+def is_attention(module: nn.Module) -> bool:
+    """Whether it is a `nn.MultiheadAttention`, or has projections `to_q`, `to_k` and `to_v`, as in diffusers."""
+    return isinstance(module, nn.MultiheadAttention) or all(
+        isinstance(getattr(module, name, None), nn.Linear) for name in ("to_q", "to_k", "to_v")
+    )
+
+
+def cross_attention(name: str, module: nn.Module) -> bool:
+    """Choose the cross-attentions of a model: for the argument `attention` of `KeyValueNetworks`.
+
+    A `nn.MultiheadAttention` is taken for one unless it is called `self_attn`, as in PyTorch's transformer layers.
+    """
+    if isinstance(module, nn.MultiheadAttention):
+        return name.rpartition(".")[2] != "self_attn"
+    return getattr(module, "is_cross_attention", module.to_k.in_features != module.to_q.in_features)
+
+
+def context_width(name: str, module: nn.Module) -> int:
+    """C of an attention."""
+    is_torch = isinstance(module, nn.MultiheadAttention)
+    key, value = (module.kdim, module.vdim) if is_torch else (module.to_k.in_features, module.to_v.in_features)
+    if key != value:
+        raise UserError(
+            f"{name or 'The attention'} reads keys from {key} and values from {value} features, so they do not come "
+            "from one context; leave it out with the argument attention."
+        )
+    return key
+
+
+class ContextNetwork(nn.Module):
+    """x + strength * MLP(x) on tokens x [..., C]: the change to a context before K or V."""
+
+    def __init__(
+        self,
+        width: int,
+        layer_structure: Sequence[float],
+        activation: str,
+        layer_norm: bool,
+        dropout: bool,
+        activate_output: bool,
+        last_layer_dropout: bool,
+    ) -> None:
+        super().__init__()
+        sizes = [int(width * multiple) for multiple in layer_structure]
+        layers: list[nn.Module] = []
+        for index, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
+            after = len(sizes) - 2 - index  # how many linear layers follow
+            last = nn.Linear(inputs, outputs)
+            layers.append(last)
+            if activation != "linear" and (after or activate_output):
+                layers.append(ACTIVATIONS[activation]())
+            if layer_norm:
+                last = nn.LayerNorm(outputs)
+                layers.append(last)
+            if dropout and after > (0 if last_layer_dropout else 1):
+                layers.append(nn.Dropout(DROPOUT))
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.linear = nn.Sequential(*layers)  # the attribute's name is in the files
+
+    def forward(self, context: Tensor, strength: float) -> Tensor:
+        """Change a context [..., C]."""
+        return context + strength * self.linear(context)
+
+
+class KeyValueNetworks(nn.Module):
+    """A frozen model whose attention reads its context through small networks, one for the keys and one for the values.
+
+        styled = KeyValueNetworks(unet)              # of diffusers, or any module with nn.MultiheadAttention
+        noise = styled(latents, timestep, encoder_hidden_states=text)  # the same as unet(...), until it is trained
+        torch.save(styled.web_ui_state("my style"), "my_style.pt")     # for the Stable Diffusion web UI
+        styled = KeyValueNetworks.from_web_ui(unet, torch.load("my_style.pt", weights_only=True))
+
+    In each chosen attention with the context x [..., N, C]:
+
+        K = W_K (x + strength * f_C(x)),    V = W_V (x + strength * g_C(x))
+
+    with one pair of MLPs f_C and g_C for each context width C, shared by all layers of that width. This is what the
+    Stable Diffusion web UI trains as a "hypernetwork", and its file format is read and written here. It is not a
+    hypernetwork in the sense of this library, because it generates no weights: f and g are learned like any other
+    layer. But a hypernetwork may generate *them*, one set for each style:
+
+        styles = HyperDNN(styled, partial(Hypernetwork, condition_size=8), lambda name, _: name.startswith("networks"))
+        noise = styles(latents, timestep, text, condition=style)
+
+    The last layer of each MLP starts at zero, so the model starts as the frozen one exactly. There are two exceptions:
+    `nn.MultiheadAttention` rounds in another way when keys and values no longer come from one tensor, and with
+    `activate_output` the activation must be zero at zero. The hooks stay in the frozen model, which may go on being
+    called by itself, in a pipeline for example.
+
+    Args:
+        frozen_model: its parameters are frozen in place, and it stays in evaluation mode.
+        attention: called with the name and the module of each attention (see `is_attention`); whether to change it.
+        strength: may be changed at any time; 0 is the frozen model.
+        layer_structure: the sizes of the MLPs in multiples of C; the first and the last must be 1.
+        activation: between the layers: "linear" for none, or "relu", "leakyrelu", "swish", "mish", ...
+        layer_norm: after each layer.
+        dropout: with probability 0.3 after the hidden layers.
+        activate_output: the activation follows the last layer, too.
+        last_layer_dropout: dropout also comes right before the last layer; without it, there is none in (1, 2, 1).
+
+    Raises:
+        UserError: no attention is chosen, or an unknown activation or impossible layer structure is given.
+    """
+
+    def __init__(
+        self,
+        frozen_model: nn.Module,
+        attention: Callable[[str, nn.Module], bool] = cross_attention,
+        strength: float = 1.0,
+        layer_structure: Sequence[float] = (1, 2, 1),
+        activation: str = "linear",
+        layer_norm: bool = False,
+        dropout: bool = False,
+        activate_output: bool = False,
+        last_layer_dropout: bool = True,
+    ) -> None:
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise UserError(f"activation is {activation!r}; it must be one of {', '.join(ACTIVATIONS)}.")
+        found = {name: module for name, module in frozen_model.named_modules() if is_attention(module)}
+        chosen = {name: context_width(name, module) for name, module in found.items() if attention(name, module)}
+        if not chosen:
+            raise UserError(
+                f"No attention of the model was chosen (it has {', '.join(list(found)[:3]) or 'none'}, ...); make "
+                "`attention` true for some, which must be nn.MultiheadAttention or have to_q, to_k and to_v."
+            )
+        ends = layer_structure[0], layer_structure[-1]
+        if len(layer_structure) < 2 or ends != (1, 1) or any(not multiple > 0 for multiple in layer_structure):
+            raise UserError(
+                f"layer_structure is {layer_structure!r}; it must be positive multiples of the context width that "
+                "begin and end with 1, such as (1, 2, 1)."
+            )
+        self.strength = strength
+        self._structure = {  # by the names in the files
+            "layer_structure": list(layer_structure),
+            "activation_func": activation,
+            "is_layer_norm": layer_norm,
+            "use_dropout": dropout,
+            "activate_output": activate_output,
+            "last_layer_dropout": last_layer_dropout,
+        }
+        self.frozen_model = frozen_model.requires_grad_(False).eval()
+        like = next(frozen_model.parameters())
+        network = partial(
+            ContextNetwork,
+            layer_structure=layer_structure,
+            activation=activation,
+            layer_norm=layer_norm,
+            dropout=dropout,
+            activate_output=activate_output,
+            last_layer_dropout=last_layer_dropout,
+        )
+        widths = sorted(set(chosen.values()))
+        pairs = {f"{width}": nn.ModuleDict({"key": network(width), "value": network(width)}) for width in widths}
+        self.networks = nn.ModuleDict(pairs).to(like.device, like.dtype)
+        for name, width in chosen.items():
+            module = found[name]
+            # Bound methods, which a deep copy of this module binds to the copy.
+            if isinstance(module, nn.MultiheadAttention):
+                hook = partial(self._change_both, f"{width}")
+                module.register_forward_pre_hook(hook, with_kwargs=True)
+            else:
+                module.to_k.register_forward_pre_hook(partial(self._change_one, f"{width}", "key"))
+                module.to_v.register_forward_pre_hook(partial(self._change_one, f"{width}", "value"))
+
+    def _change_one(self, width: str, which: str, _: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        return (self.networks[width][which](inputs[0], self.strength),) if self.strength else inputs
+
+    def _change_both(
+        self, width: str, _: nn.Module, inputs: tuple, keywords: dict[str, Any]
+    ) -> tuple[tuple, dict[str, Any]]:
+        if not self.strength:
+            return inputs, keywords
+        names = ("query", "key", "value")
+        given = dict(zip(names, inputs, strict=False)) | keywords
+        query, key, value = (given.pop(name) for name in names)
+        pair = self.networks[width]
+        changed = pair["key"](key, self.strength), pair["value"](value, self.strength)
+        return (query, *changed, *inputs[3:]), given
+
+    def forward(self, *inputs: Any, **keywords: Any) -> Any:
+        """Call the model."""
+        return self.frozen_model(*inputs, **keywords)
+
+    def train(self, mode: bool = True) -> "KeyValueNetworks":
+        """Set the mode of the networks; the frozen model stays in evaluation mode."""
+        super().train(mode)
+        self.frozen_model.eval()
+        return self
+
+    def web_ui_state(self, name: str, step: int = 0) -> dict[Any, Any]:
+        """Return what a file of the web UI holds, for `torch.save`: {C: (keys, values)}, and how to build them."""
+        pairs = {
+            int(width): tuple(
+                {key: value.detach().clone() for key, value in network.state_dict().items()}
+                for network in (pair["key"], pair["value"])
+            )
+            for width, pair in self.networks.items()
+        }
+        checkpoint = {"sd_checkpoint": None, "sd_checkpoint_name": None, "weight_initialization": "Normal"}
+        return {**pairs, "step": step, "name": name, **self._structure, **checkpoint}
+
+    @classmethod
+    def from_web_ui(
+        cls, frozen_model: nn.Module, state: Mapping[Any, Any], strength: float = 1.0
+    ) -> "KeyValueNetworks":
+        """Build the networks that a file of the web UI holds, from `torch.load(path, weights_only=True)`.
+
+        As there, every attention whose context width is in the file is changed, self-attention too; widths that the
+        model does not have are left out.
+
+        Raises:
+            UserError: the file is not one of the web UI's, or has no width of the model.
+        """
+        if not isinstance(state, Mapping):
+            raise UserError(f"The file holds a {type(state).__name__}; a hypernetwork of the web UI is a dictionary.")
+        pairs = {width: pair for width, pair in state.items() if isinstance(width, int)}
+        present = {context_width(name, module) for name, module in frozen_model.named_modules() if is_attention(module)}
+        if not pairs.keys() & present:
+            raise UserError(
+                f"The file has networks for contexts of {', '.join(map(str, pairs)) or 'no'} features, but the model's "
+                f"attention reads {', '.join(map(str, sorted(present))) or 'none'}; use the model that it was made for."
+            )
+        networks = cls(
+            frozen_model,
+            attention=lambda name, module: context_width(name, module) in pairs,
+            strength=strength,
+            layer_structure=state.get("layer_structure") or (1, 2, 1),
+            activation=state.get("activation_func") or "linear",
+            layer_norm=state.get("is_layer_norm") or False,
+            dropout=state.get("use_dropout") or False,
+            activate_output=state.get("activate_output", True),
+            last_layer_dropout=state.get("last_layer_dropout", False),
+        )
+        for width, pair in networks.networks.items():
+            for network, saved in zip((pair["key"], pair["value"]), pairs[int(width)], strict=True):
+                try:
+                    network.load_state_dict({OLD_NAMES.get(name, name): value for name, value in saved.items()})
+                except RuntimeError as error:
+                    reason = " ".join(str(error).split())[:300]
+                    raise UserError(
+                        f"The networks for {width} features are not what the file says: {reason}."
+                    ) from None
+        return networks
+
+    def extra_repr(self) -> str:
+        return f"strength={self.strength:g}"

@@ -1,0 +1,139 @@
+"""Key-value networks in models that know nothing of them: PyTorch's transformer layers and a UNet of diffusers."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from hypernets import KeyValueNetworks, UserError
+
+WIDTH = 8  # of the context
+
+
+def decoder(**changes):
+    torch.manual_seed(0)
+    return nn.TransformerDecoderLayer(WIDTH, nhead=2, dim_feedforward=16, batch_first=True, **changes)
+
+
+def unet():
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    return diffusers.UNet2DConditionModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        layers_per_block=1,
+        block_out_channels=(16, 32),
+        norm_num_groups=4,
+        attention_head_dim=4,
+        cross_attention_dim=WIDTH,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )
+
+
+def call(model):
+    context = torch.randn(2, 5, WIDTH, generator=torch.Generator().manual_seed(1))
+    if not isinstance(getattr(model, "frozen_model", model), nn.TransformerDecoderLayer):
+        images = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+        return model(images, torch.tensor([3, 7]), encoder_hidden_states=context).sample
+    return model(torch.randn(2, 3, WIDTH, generator=torch.Generator().manual_seed(2)), context)
+
+
+def changed(network):
+    """With random numbers in place of the zeros of the last layers."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in network.networks.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return network
+
+
+@pytest.mark.parametrize("make", [decoder, unet])
+def test_starts_as_the_frozen_model_and_trains_only_the_networks(make):
+    frozen = call(make().eval().requires_grad_(False))
+    styled = KeyValueNetworks(make(), activation="relu").train()
+    torch.testing.assert_close(call(styled), frozen, rtol=0, atol=0 if make is unet else 1e-6)
+    optimizer = torch.optim.Adam([each for each in styled.parameters() if each.requires_grad], lr=0.01)
+    before = copy.deepcopy(dict(styled.frozen_model.state_dict()))
+    losses = []
+    for _ in range(4):
+        loss = (call(styled) - 1).square().mean()
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < losses[0]
+    assert all(parameter.grad.any() for parameter in styled.networks.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in styled.frozen_model.state_dict().items())
+    styled.strength = 0
+    assert torch.equal(call(styled), frozen)
+
+
+def test_keys_and_values_come_from_contexts_of_their_own():
+    layer = decoder().eval()
+    styled = changed(KeyValueNetworks(decoder(), strength=0.5, activation="leakyrelu"))
+    x, context = torch.randn(2, 3, WIDTH), torch.randn(2, 5, WIDTH)
+    key, value = (styled.networks["8"][which].linear for which in ("key", "value"))
+
+    def expected(query, *_, **__):
+        changed_contexts = context + 0.5 * key(context), context + 0.5 * value(context)
+        return nn.MultiheadAttention.forward(layer.multihead_attn, query, *changed_contexts, need_weights=False)
+
+    layer.multihead_attn.forward = expected
+    torch.testing.assert_close(styled(x, context), layer(x, context))
+    assert not torch.allclose(styled(x, context), decoder().eval()(x, context))
+    twin = copy.deepcopy(styled)
+    changed_output = styled(x, context)
+    with torch.no_grad():
+        twin.networks["8"]["key"].linear[0].bias += 1
+    assert torch.equal(styled(x, context), changed_output) and not torch.equal(twin(x, context), changed_output)
+
+
+@pytest.mark.parametrize("make", [decoder, unet])
+def test_file_of_the_web_ui_goes_out_and_comes_back(make, tmp_path):
+    options = {"layer_structure": (1, 2, 0.5, 1), "activation": "swish", "layer_norm": True, "dropout": True}
+    styled = changed(KeyValueNetworks(make(), **options)).eval()
+    torch.save(styled.web_ui_state("slanted", step=7), tmp_path / "slanted.pt")
+    state = torch.load(tmp_path / "slanted.pt", weights_only=True)
+    assert [key for key in state if isinstance(key, int)] == [WIDTH]
+    assert (state["name"], state["step"], state["activation_func"]) == ("slanted", 7, "swish")
+    assert list(state[WIDTH][0])[:4] == [f"linear.{place}" for place in ("0.weight", "0.bias", "2.weight", "2.bias")]
+    # A width that is not in the model is left out; the decoder's self-attention has the width of its context, and the
+    # web UI changes it, too.
+    again = KeyValueNetworks.from_web_ui(make(), state | {999: state[WIDTH]}).eval()
+    if make is unet:
+        assert torch.equal(call(again), call(styled))
+    else:
+        both = KeyValueNetworks(make(), attention=lambda *_: True, **options).eval()
+        both.networks.load_state_dict(styled.networks.state_dict())
+        assert torch.equal(call(again), call(both)) and not torch.equal(call(again), call(styled))
+
+
+def test_first_files_of_the_web_ui_are_read():
+    """Half precision, two linear layers under their first names, and nothing said about how to build them."""
+    layers = {"linear1": (16, 8), "linear2": (8, 16)}
+    state = {f"{name}.weight": torch.randn(*size).half() / 4 for name, size in layers.items()}
+    state |= {f"{name}.bias": torch.randn(size[0]).half() for name, size in layers.items()}
+    styled = KeyValueNetworks.from_web_ui(unet(), {8: (state, state)})
+    full = {name: value.float() for name, value in state.items()}
+    x = torch.randn(3, WIDTH)
+    hidden = F.linear(x, full["linear1.weight"], full["linear1.bias"])
+    expected = x + F.linear(hidden, full["linear2.weight"], full["linear2.bias"])
+    torch.testing.assert_close(styled.networks["8"]["value"](x, 1.0), expected)
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: KeyValueNetworks(nn.Linear(2, 2)), "No attention of the model was chosen"),
+        (lambda: KeyValueNetworks(decoder(), activation="square"), "activation is 'square'"),
+        (lambda: KeyValueNetworks(decoder(), layer_structure=(1, 2)), "begin and end with 1"),
+        (lambda: KeyValueNetworks.from_web_ui(decoder(), {768: ()}), "contexts of 768 features, but .* reads 8"),
+    ],
+)
+def test_mistakes(build, words):
+    with pytest.raises(UserError, match=words):
+        build()
