@@ -111,13 +111,14 @@ def record_result(trainer: Trainer, test: dict[str, float], settings: dict[str, 
     summary = {
         f"validation_{metric.key}": best[metric.key],
         **{f"test_{key}": value for key, value in test.items() if key != "loss"},
-        "parameters": sum(parameter.numel() for parameter in trainer.task.parameters()),
+        "parameters": sum(each.numel() for each in trainer.task.parameters() if each.requires_grad),
     }
     result = {
         "name": run.path.name,
         "table": settings["table"],
         "row": settings["row"],
         **summary,
+        "test": test,
         "best_step": best["step"],
         "steps": trainer.state.step,
         "epochs": trainer.state.step / trainer.splits.train.steps_per_epoch,

@@ -16,9 +16,10 @@ import torch
 from data.enwik8 import enwik8
 from data.files import BUNDLED
 from data.images import ImageBatches, ImageSplits, channel_statistics, draw_validation
-from data.sources import ImageArrays, arrays, cifar10, mnist
+from data.sources import ImageArrays, arrays, cifar10, fashion_mnist, mnist
 from data.stroke_sources import StrokeArrays, iam_ondb, scribbles
 from data.strokes import EvaluationLines, StrokeSplits, TrainingLines, offset_statistics, without_short_lines
+from data.task_sequences import PermutedImages, TaskSplits, of_classes
 from data.text import EvaluationStreams, TextSplits, TrainingStreams
 from data.text_sources import TextArrays, ptb_char, text
 from data.translation import EvaluationPairs, Subwords, TrainingPairs, TranslationSplits
@@ -28,6 +29,7 @@ from hypernets.errors import UserError, call_with_settings, require_number, requ
 IMAGE_SETS: dict[str, Callable[..., ImageArrays]] = {
     "cifar10": cifar10,
     "mnist": mnist,
+    "fashion_mnist": fashion_mnist,
     "arrays": arrays,
 }
 TEXTS: dict[str, Callable[..., TextArrays]] = {
@@ -50,6 +52,7 @@ IMAGE_SETTINGS = {
     "validation_size": None,
     "split_seed": None,
 }
+TASK_SETTINGS = {"sequence": None, "tasks": None, "steps_per_task": None, "classes_per_task": None}
 TEXT_SETTINGS = {
     "batch_size": None,
     "sequence_length": None,
@@ -73,30 +76,47 @@ def build_images(
         validation_size, split_seed: how many training images are held out, and which (see `draw_validation`);
             None for a tenth and for 0. They must be None if the data set has a validation split of its own.
     """
-    settings = {**IMAGE_SETTINGS, **settings}
-    _require_batch_size(settings["batch_size"], world_size)
-    require_whole("seed", seed, least=0)
-    require_whole("padding", settings["padding"], least=0)
-    if not isinstance(settings["flip"], bool):
-        raise UserError(f"flip is {settings['flip']!r}; it must be true or false.")
-    require_whole("small_steps", settings["small_steps"], least=0)
-    if settings["small_size"] is not None or settings["small_steps"]:
-        require_whole("small_size", settings["small_size"])
-    loaded = _load(IMAGE_SETS, settings, IMAGE_SETTINGS)
-    divided = _divide(loaded, settings["validation_size"], settings["split_seed"])
+    loaded, divided, settings = _load_images(settings, IMAGE_SETTINGS, seed, world_size)
+    place = {"device": device, "rank": rank, "world_size": world_size}
+    statistics = channel_statistics(divided.train_images)
+    return _image_splits(divided, settings, statistics, _digest(loaded), seed=seed, **place)
 
-    mean, std = channel_statistics(divided.train_images)
-    shared = {"mean": mean, "std": std, "device": device, "rank": rank, "world_size": world_size}
-    training = {name: settings[name] for name in ("batch_size", "padding", "flip", "small_size", "small_steps")}
-    train = ImageBatches(divided.train_images, divided.train_labels, **training, seed=seed, **shared)
-    return ImageSplits(
-        train=train,
-        validation=ImageBatches(divided.validation_images, divided.validation_labels, **shared),
-        test=ImageBatches(divided.test_images, divided.test_labels, **shared),
-        num_classes=divided.num_classes,
-        image_shape=train.image_shape,
-        digest=_digest(loaded),
-    )
+
+def build_tasks(
+    settings: Mapping[str, Any], *, seed: int, device: torch.device | str, rank: int, world_size: int
+) -> TaskSplits:
+    """Make a sequence of tasks, for continual learning, from a data set of images.
+
+    The settings, besides those of `build_images`:
+        sequence: "split" for tasks of `classes_per_task` classes each, in order, whose labels begin with 0 in every
+            task; "permuted" for the whole data set with the pixels in another fixed order in every task.
+        tasks: how many. Their order of pixels is that of `split_seed`.
+        steps_per_task: a training step belongs to the task step // steps_per_task.
+        classes_per_task: of "split"; None for "permuted".
+    """
+    loaded, divided, settings = _load_images(settings, IMAGE_SETTINGS | TASK_SETTINGS, seed, world_size)
+    sequence, tasks, classes = (settings[name] for name in ("sequence", "tasks", "classes_per_task"))
+    require_whole("tasks", tasks)
+    require_whole("steps_per_task", settings["steps_per_task"])
+    place = {"seed": seed, "device": device, "rank": rank, "world_size": world_size}
+    statistics, digest = channel_statistics(divided.train_images), _digest(loaded)
+    if sequence == "split":
+        require_whole("classes_per_task", classes)
+        if tasks * classes > divided.num_classes:
+            raise UserError(
+                f"tasks is {tasks} and classes_per_task is {classes}, but the data set has only {divided.num_classes} "
+                "classes; choose fewer of either."
+            )
+        groups = [of_classes(divided, range(task * classes, (task + 1) * classes)) for task in range(tasks)]
+        each = [_image_splits(group, settings, statistics, digest, **place) for group in groups]
+    elif sequence == "permuted":
+        if classes is not None:
+            raise UserError(f"classes_per_task is {classes}, but permuted tasks have all classes; set it to null.")
+        whole = _image_splits(divided, settings, statistics, digest, **place)
+        each = [PermutedImages.splits(whole, (settings["split_seed"] or 0, task)) for task in range(tasks)]
+    else:
+        raise UserError(f"sequence is {sequence!r}; it must be split or permuted.")
+    return TaskSplits.in_turn(each, settings["steps_per_task"])
 
 
 def build_text(settings: Mapping[str, Any], *, device: torch.device | str, rank: int, world_size: int) -> TextSplits:
@@ -206,6 +226,39 @@ def build_translation(
         examples=tuple(side[:10] for side in loaded.validation),
         subwords=subwords,
         digest=digest.hexdigest(),
+    )
+
+
+def _load_images(
+    settings: Mapping[str, Any], defaults: Mapping[str, Any], seed: int, world_size: int
+) -> tuple[ImageArrays, ImageArrays, dict[str, Any]]:
+    """Load a data set of images: as it is, with a validation split, and the settings with their defaults, checked."""
+    settings = {**defaults, **settings}
+    _require_batch_size(settings["batch_size"], world_size)
+    require_whole("seed", seed, least=0)
+    require_whole("padding", settings["padding"], least=0)
+    if not isinstance(settings["flip"], bool):
+        raise UserError(f"flip is {settings['flip']!r}; it must be true or false.")
+    require_whole("small_steps", settings["small_steps"], least=0)
+    if settings["small_size"] is not None or settings["small_steps"]:
+        require_whole("small_size", settings["small_size"])
+    loaded = _load(IMAGE_SETS, settings, defaults)
+    return loaded, _divide(loaded, settings["validation_size"], settings["split_seed"]), settings
+
+
+def _image_splits(
+    divided: ImageArrays, settings: Mapping[str, Any], statistics: Any, digest: str, *, seed: int, **place: Any
+) -> ImageSplits:
+    shared = {"mean": statistics[0], "std": statistics[1], **place}
+    training = {name: settings[name] for name in ("batch_size", "padding", "flip", "small_size", "small_steps")}
+    train = ImageBatches(divided.train_images, divided.train_labels, **training, seed=seed, **shared)
+    return ImageSplits(
+        train=train,
+        validation=ImageBatches(divided.validation_images, divided.validation_labels, **shared),
+        test=ImageBatches(divided.test_images, divided.test_labels, **shared),
+        num_classes=divided.num_classes,
+        image_shape=train.image_shape,
+        digest=digest,
     )
 
 

@@ -1,4 +1,4 @@
-"""Where images come from: CIFAR-10 and MNIST through torchvision, or arrays in a user's .npz file.
+"""Where images come from: CIFAR-10, MNIST and Fashion-MNIST through torchvision, or arrays in a user's .npz file.
 
 Every file of a public set is checked against its published MD5 before it is read. A file that fails is named
 and left as it is: nothing is deleted, overwritten or downloaded over it.
@@ -12,17 +12,23 @@ from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
-from torchvision.datasets import CIFAR10, MNIST
+from torchvision.datasets import CIFAR10, MNIST, FashionMNIST
 
 from data.files import locate, require_md5, require_memory
 from hypernets.errors import UserError
 
-# torchvision publishes the MD5 of MNIST's .gz files only; these are of the files inside them.
+# torchvision publishes the MD5 of the .gz files only; these are of the files inside them.
 MNIST_RAW_MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+FASHION_MNIST_RAW_MD5 = {
+    "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+    "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+    "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+    "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
 }
 
 
@@ -58,9 +64,18 @@ def cifar10(root: Path) -> ImageArrays:
 
 def mnist(root: Path) -> ImageArrays:
     """MNIST (LeCun et al. 1998): 60,000 and 10,000 grey images of 28x28, downloaded to `root` if absent."""
-    raw = root / "MNIST" / "raw"
-    extracted = {raw / name: md5 for name, md5 in MNIST_RAW_MD5.items()}
-    _require_files("MNIST", MNIST, root, extracted, {raw / name: md5 for name, md5 in MNIST.resources})
+    return _mnist_files(root, "MNIST", MNIST, MNIST_RAW_MD5)
+
+
+def fashion_mnist(root: Path) -> ImageArrays:
+    """Fashion-MNIST (Xiao et al. 2017): clothes in place of digits, otherwise like MNIST."""
+    return _mnist_files(root, "Fashion-MNIST", FashionMNIST, FASHION_MNIST_RAW_MD5)
+
+
+def _mnist_files(root: Path, title: str, dataset: type[MNIST], md5: dict[str, str]) -> ImageArrays:
+    raw = root / dataset.__name__ / "raw"
+    extracted = {raw / name: md5 for name, md5 in md5.items()}
+    _require_files(title, dataset, root, extracted, {raw / name: md5 for name, md5 in dataset.resources})
 
     def split(name: str) -> tuple[np.ndarray, np.ndarray]:
         images = np.fromfile(raw / f"{name}-images-idx3-ubyte", dtype=np.uint8, offset=16)

@@ -1,6 +1,6 @@
 """Main networks: plain modules that know nothing of hypernetworks. Each file ends in `build`."""
 
-from models import fully_connected, mnist_convnet, torchvision_network, wide_resnet
+from models import fully_connected, mlp, mnist_convnet, torchvision_network, wide_resnet
 
 # Image classifiers by the `kind` of their configuration: build(image_shape, num_classes, **settings) -> module.
 IMAGE_CLASSIFIERS = {
@@ -8,4 +8,5 @@ IMAGE_CLASSIFIERS = {
     "mnist_convnet": mnist_convnet.build,
     "fully_connected": fully_connected.build,
     "torchvision": torchvision_network.build,
+    "mlp": mlp.build,
 }

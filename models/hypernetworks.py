@@ -6,8 +6,23 @@ from typing import Any
 
 from torch import nn
 
-from hypernets import HyperDNN, StaticHypernetwork, UserError, tileable_kernels
-from hypernets.errors import call_with_settings
+from hypernets import (
+    AttentionBody,
+    CNNBody,
+    GenerateChunkWise,
+    GenerateComponentWise,
+    GenerateMultiple,
+    GenerateOnce,
+    HyperDNN,
+    Hypernetwork,
+    MLPBody,
+    RNNBody,
+    StaticHypernetwork,
+    UserError,
+    tileable_kernels,
+)
+from hypernets.errors import call_with_settings, require_whole
+from hypernets.generation import Generation
 from models.coordinate_hypernetwork import CoordinateHypernetwork
 from models.fully_connected import FullyConnected
 
@@ -32,6 +47,50 @@ def build_coordinates(main_network: nn.Module, hidden_sizes: list[int]) -> Hyper
     return HyperDNN(main_network, hypernetwork, lambda name, parameter: name == "hidden_weight")
 
 
+def build_generated(
+    main_network: nn.Module,
+    generation: Generation,
+    described: bool,
+    body: str,
+    units: list[int],
+    embedding_size: int,
+    condition_size: int,
+    condition_is_set: bool = False,
+) -> HyperDNN:
+    """Generate all parameters by one of the strategies and one of the bodies."""
+    if body not in BODIES:
+        raise UserError(f"hypernet.body is {body!r}; it must be one of {', '.join(BODIES)}.")
+    if not isinstance(units, list) or (body in ("rnn", "attention") and len(units) != 1):
+        raise UserError(
+            f"hypernet.units is {units!r}; it must be a list of sizes, such as [100,100], of only one for a body that "
+            "is rnn or attention."
+        )
+    hypernetwork = partial(
+        Hypernetwork,
+        generation=generation,
+        body=BODIES[body](*units),
+        embedding_size=embedding_size,
+        condition_size=condition_size,
+        condition_is_set=condition_is_set,
+        described=described,
+    )
+    return HyperDNN(main_network, hypernetwork)
+
+
+def components(component: str | list[int]) -> GenerateComponentWise:
+    """Whole tensors, output channels, or tiles of [N_in, N_out] channels."""
+    return GenerateComponentWise(tuple(component) if isinstance(component, list) else component)
+
+
+BODIES = {"mlp": MLPBody, "cnn": CNNBody, "rnn": RNNBody, "attention": AttentionBody}
+STRATEGIES = {
+    "once": GenerateOnce,
+    "multiple": lambda heads: GenerateMultiple(heads),
+    "chunk_wise": lambda chunk_size: GenerateChunkWise(chunk_size),
+    "component_wise": components,
+    "described": components,
+}
+OF_STRATEGIES = ("body", "units", "embedding_size", "condition_size", "condition_is_set")  # settings of all of them
 HYPERNETWORKS = {
     "none": lambda main_network: main_network,  # its weights are learned
     "static": build_static,
@@ -41,8 +100,24 @@ HYPERNETWORKS = {
 
 def generate_weights(main_network: nn.Module, hypernet: Mapping[str, Any]) -> nn.Module:
     """Let the hypernetwork of the configuration group `hypernet` generate the weights of a main network."""
-    kind, choices = hypernet["kind"], " or hypernet=".join(HYPERNETWORKS)
-    if kind not in HYPERNETWORKS:
+    kind, choices = hypernet["kind"], " or hypernet=".join((*HYPERNETWORKS, *STRATEGIES))
+    settings = {key: value for key, value in hypernet.items() if key not in ("kind", "name", "condition")}
+    if kind in HYPERNETWORKS:
+        return call_with_settings(HYPERNETWORKS[kind], "hypernet", settings, main_network)
+    if kind not in STRATEGIES:
         raise UserError(f"The hypernetwork {kind!r} does not fit this main network; choose hypernet={choices}.")
-    settings = {key: value for key, value in hypernet.items() if key not in ("kind", "name")}
-    return call_with_settings(HYPERNETWORKS[kind], "hypernet", settings, main_network)
+    shared = {key: settings.pop(key) for key in OF_STRATEGIES if key in settings}
+    generation = call_with_settings(STRATEGIES[kind], "hypernet", settings)
+    return call_with_settings(build_generated, "hypernet", shared, main_network, generation, kind == "described")
+
+
+def condition_size_of(hypernet: Mapping[str, Any], condition: str) -> int:
+    """The size of the condition, which must be of the kind that a task gives."""
+    given = hypernet.get("condition", "none")
+    if given != condition:
+        raise UserError(
+            f"hypernet.condition is {given!r}, but here the weights are generated from a condition of the kind "
+            f"{condition}; set hypernet.condition={condition} and hypernet.condition_size."
+        )
+    require_whole("hypernet.condition_size", hypernet.get("condition_size"))
+    return hypernet["condition_size"]

@@ -9,7 +9,13 @@ from typing import Any
 from hypernets import UserError
 from training.distributed import Processes
 from training.task import Splits, Task
-from training.tasks import character_modelling, handwriting, image_classification, translation
+from training.tasks import (
+    character_modelling,
+    continual_classification,
+    handwriting,
+    image_classification,
+    translation,
+)
 
 # build(settings, processes) -> splits on the device, task
 TASKS = {
@@ -17,6 +23,7 @@ TASKS = {
     "character_modelling": character_modelling.build,
     "handwriting": handwriting.build,
     "translation": translation.build,
+    "continual_classification": continual_classification.build,
 }
 
 

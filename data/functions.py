@@ -1,0 +1,116 @@
+"""Data sets of functions of one variable, drawn from a seed: a cubic with noise, and sinusoids.
+
+Shape legend
+    B  functions in a batch
+    M  points of a function that are shown
+    Q  points that are asked for
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hypernets.errors import require_whole
+
+
+def _generator(*seed: int) -> torch.Generator:
+    (word,) = np.random.SeedSequence(seed).generate_state(1)
+    return torch.Generator().manual_seed(int(word))
+
+
+class Points:
+    """A split of points (x, y), each [N, 1]; every training batch is the whole split."""
+
+    steps_per_epoch = 1
+
+    def __init__(self, x: Tensor, y: Tensor, device: torch.device | str) -> None:
+        self.x, self.y = x.to(device), y.to(device)
+        self.examples_per_step = len(x)
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """All points."""
+        return self.x, self.y
+
+    def evaluation_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """All points, once."""
+        yield self.x, self.y
+
+
+@dataclass(frozen=True)
+class FunctionSplits:
+    """The splits of a data set of functions."""
+
+    train: "Points | Sinusoids"
+    validation: "Points | Sinusoids"
+    test: "Points | Sinusoids"
+    digest: str
+
+
+NOISE, REACH = 3.0, 4.0  # of the cubic: the standard deviation of y, and |x| at most
+
+
+def toy_cubic(points: int, data_seed: int, device: torch.device | str) -> FunctionSplits:
+    """y = x^3 + N(0, 9) at points x in [-4, 4] (Hernandez-Lobato and Adams 2015); 200 for validation and test each."""
+    require_whole("dataset.points", points)
+    require_whole("dataset.data_seed", data_seed, least=0)
+
+    def split(number: int, size: int) -> Points:
+        generator = _generator(data_seed, number)
+        x = REACH * (2 * torch.rand(size, 1, generator=generator) - 1)
+        return Points(x, x**3 + NOISE * torch.randn(size, 1, generator=generator), device)
+
+    return FunctionSplits(split(0, points), split(1, 200), split(2, 200), f"toy_cubic {points} {data_seed}")
+
+
+class SinusoidBatch(NamedTuple):
+    """Functions y = a sin(x - p), each with some points that are shown and others that are asked for."""
+
+    shown: Tensor  # [B, M, 2], pairs (x, y)
+    parameters: Tensor  # [B, 2], amplitude and phase
+    x: Tensor  # [B, Q, 1]
+    y: Tensor  # [B, Q, 1]
+
+
+class Sinusoids:
+    """Sinusoids of amplitude 0.1 to 5 and phase 0 to pi, x in [-5, 5] (Finn et al. 2017), anew in every batch.
+
+    Functions whose amplitude and phase both lie in the middle third of their range are never trained on: with
+    `held_out`, only these are drawn.
+    """
+
+    steps_per_epoch = 1000  # there is no end to the functions
+
+    def __init__(self, functions: int, points: int, seed: tuple[int, ...], held_out: bool, device) -> None:
+        self.examples_per_step = functions
+        self._points, self._seed, self._held_out, self._device = points, seed, held_out, device
+
+    def batch(self, step: int) -> SinusoidBatch:
+        """Batch `step`, a pure function of the seed and the step."""
+        generator = _generator(*self._seed, step)
+        size = self.examples_per_step
+        candidates = torch.rand(20 * size, 2, generator=generator)  # a ninth of them lies in the middle
+        middle = ((candidates - 0.5).abs() < 1 / 6).all(dim=1)
+        place = candidates[middle if self._held_out else ~middle][:size]
+        parameters = place * torch.tensor([4.9, torch.pi]) + torch.tensor([0.1, 0.0])
+        x = 10 * torch.rand(len(place), 2 * self._points, 1, generator=generator) - 5
+        y = parameters[:, None, :1] * torch.sin(x - parameters[:, None, 1:])
+        shown = torch.cat([x, y], dim=2)[:, : self._points]
+        batch = SinusoidBatch(shown, parameters, x[:, self._points :], y[:, self._points :])
+        return SinusoidBatch(*(part.to(self._device) for part in batch))
+
+    def evaluation_batches(self) -> Iterator[SinusoidBatch]:
+        """Ten batches, always the same."""
+        return (self.batch(step) for step in range(10))
+
+
+def sinusoids(points: int, batch_size: int, seed: int, device: torch.device | str) -> FunctionSplits:
+    """Sinusoids to train on, seen ones for validation, and for test those that are held out."""
+    require_whole("dataset.points", points)
+    require_whole("dataset.batch_size", batch_size)
+    train = Sinusoids(batch_size, points, (seed, 0), False, device)
+    validation, test = (Sinusoids(100, points, (number,), number == 2, device) for number in (1, 2))
+    return FunctionSplits(train, validation, test, f"sinusoids {points}")

@@ -1,0 +1,176 @@
+"""Continual learning: a sequence of classification tasks, one after another, that a network must not forget.
+
+Shape legend
+    T  tasks
+    B  images in a batch
+    K  classes of each task
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.build import build_tasks
+from data.task_sequences import TaskBatch, TaskSplits
+from hypernets import HyperDNN, OutputRegulariser, UserError
+from hypernets.errors import call_with_settings, require_number
+from models import IMAGE_CLASSIFIERS
+from models.hypernetworks import condition_size_of, generate_weights
+from training.distributed import Processes
+from training.task import Metric
+
+
+class TaskConditioned(nn.Module):
+    """A hypernetwork with a learned embedding of each task, from which it generates a network for the task.
+
+    Each embedding is a parameter of its own and is only trained with its task. The output regulariser, with the
+    weight `beta`, holds the hypernetwork to what it generated for earlier tasks.
+    """
+
+    def __init__(self, network: HyperDNN, tasks: int, condition_size: int, beta: float) -> None:
+        super().__init__()
+        self.network = network
+        self.embeddings = nn.ParameterList(torch.randn(condition_size) for _ in range(tasks))
+        self.regulariser = OutputRegulariser(network)
+        self.beta = beta
+
+    def forward(self, images: Tensor, task: int) -> tuple[Tensor, Tensor]:
+        """Return logits [B, K] of a training batch, and the penalty, a scalar."""
+        earlier = list(self.embeddings[:task]) if self.beta else []
+        if len(self.regulariser.remembered) != len(earlier):  # the first step of a task
+            self.regulariser.remember(self.network, earlier)
+        logits = self.network(images, condition=self.embeddings[task])
+        return logits, self.beta * self.regulariser(self.network, earlier)
+
+    def networks(self) -> list[Callable[[Tensor], Tensor]]:
+        """The network of each task; behind them that of the mean embedding. Their weights are generated only once."""
+        embeddings = torch.stack(list(self.embeddings))
+        weights = self.network.weights(torch.cat([embeddings, embeddings.mean(dim=0, keepdim=True)]))
+        return [
+            partial(self.network.forward_with, {name: weight[index] for name, weight in weights.items()})
+            for index in range(len(embeddings) + 1)
+        ]
+
+
+class Separate(nn.Module):
+    """A network for each task: nothing is shared, so nothing is forgotten."""
+
+    def __init__(self, build_network: Callable[[], nn.Module], tasks: int) -> None:
+        super().__init__()
+        self.of_task = nn.ModuleList(build_network() for _ in range(tasks))
+
+    def forward(self, images: Tensor, task: int) -> tuple[Tensor, Tensor]:
+        """Return logits [B, K] of a training batch, and no penalty."""
+        return self.of_task[task](images), images.new_zeros(())
+
+    def networks(self) -> list[nn.Module]:
+        """The network of each task."""
+        return list(self.of_task)
+
+
+class FineTuned(nn.Module):
+    """One plain network that goes on being trained with each task, and forgets."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor, task: int) -> tuple[Tensor, Tensor]:
+        """Return logits [B, K] of a training batch, and no penalty."""
+        return self.network(images), images.new_zeros(())
+
+    def networks(self) -> list[nn.Module]:
+        """The one network."""
+        return [self.network]
+
+
+class ContinualClassification(nn.Module):
+    """Cross-entropy on the task at hand; the metric is the mean error over all tasks, of which the network is told."""
+
+    metric = Metric("error", "error", digits=2, unit=" %")
+
+    def __init__(self, network: TaskConditioned | Separate | FineTuned, tasks: int) -> None:
+        super().__init__()
+        self.network = network
+        self.tasks = tasks
+
+    def forward(self, batch: TaskBatch, carried: None) -> tuple[Tensor, None]:
+        """Return the loss of a batch of one task: cross-entropy in nats plus the penalty of earlier tasks."""
+        logits, penalty = self.network(batch.images, batch.task)
+        return F.cross_entropy(logits, batch.labels) + penalty, carried
+
+    @torch.no_grad()
+    def evaluate(
+        self, batches: Iterable[TaskBatch], total: Callable[[Tensor], Tensor] = lambda sums: sums
+    ) -> dict[str, float]:
+        """Return the loss in nats and errors in percent, means over the tasks; of tasks not yet learned, too.
+
+        error                     each image by the network of its task
+        error_task_inferred       by the network whose prediction has the least entropy, and that must be of its task
+        error_shuffled_condition  by the network of the next task, that of the first in place of the last
+        error_mean_condition      by the network that is generated from the mean of the embeddings
+        error_task_1 ...          the error of each task
+        """
+        was_training = self.training
+        self.eval()
+        device = next(self.parameters()).device
+        kinds = ("loss", "error", "error_task_inferred", "error_shuffled_condition", "error_mean_condition", "images")
+        sums = torch.zeros(self.tasks, len(kinds), dtype=torch.float64, device=device)
+        try:
+            networks = self.network.networks()
+            for task, images, labels in batches:
+                logits = torch.stack([network(images).float() for network in networks])  # [T, B, K]
+                wrong = logits.argmax(dim=2) != labels
+                right, next_one = (task, (task + 1) % self.tasks) if len(networks) > 1 else (0, 0)
+                loss = F.cross_entropy(logits[right], labels, reduction="sum")
+                log_p = logits[: self.tasks].log_softmax(dim=2)
+                entropy = -(log_p.exp() * log_p).sum(dim=2)  # [T, B]
+                inferred_wrong = wrong[right] | (entropy.argmin(dim=0) != right)
+                counts = [wrong[right], inferred_wrong, wrong[next_one], wrong[-1]]
+                sums[task] += torch.stack([loss, *(count.sum() for count in counts), loss.new_tensor(len(labels))])
+        finally:
+            self.train(was_training)
+        sums = total(sums)
+        means = sums[:, :-1] / sums[:, -1:]
+        values = dict(zip(kinds, means.mean(dim=0).tolist(), strict=False))
+        values |= {f"error_task_{task + 1}": error for task, error in enumerate(means[:, 1].tolist())}
+        if len(networks) == 1:
+            del values["error_task_inferred"], values["error_shuffled_condition"]
+        if len(networks) != self.tasks + 1:
+            del values["error_mean_condition"]
+        return {name: value if name == "loss" else 100 * value for name, value in values.items()}
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """No pictures."""
+        return {}
+
+
+def build(settings: Mapping[str, Any], processes: Processes) -> tuple[TaskSplits, ContinualClassification]:
+    """Build the splits and the task from the settings of a run."""
+    if processes.world_size > 1:
+        raise UserError("Continual learning runs in one process; start it without torchrun.")
+    dataset = {key: value for key, value in settings["dataset"].items() if key not in ("task", "name")}
+    beta = dataset.pop("beta", 0.0)
+    require_number("dataset.beta", beta, least=0)
+    splits = build_tasks(dataset, seed=settings["seed"], **vars(processes))
+    kind = settings["main_net"]["kind"]
+    if kind not in IMAGE_CLASSIFIERS:
+        raise UserError(f"The main network {kind!r} does not classify images; choose main_net=mlp.")
+    main_net = {key: value for key, value in settings["main_net"].items() if key not in ("kind", "name")}
+    shapes = splits.image_shape, splits.num_classes
+    build_main_network = partial(call_with_settings, IMAGE_CLASSIFIERS[kind], "main_net", main_net, *shapes)
+    hypernet = settings["hypernet"]
+    torch.manual_seed(settings["seed"])
+    if hypernet["kind"] == "none":
+        network = FineTuned(build_main_network())
+    elif hypernet["kind"] == "separate":
+        network = Separate(build_main_network, splits.tasks)
+    else:
+        size = condition_size_of(hypernet, "task")
+        network = TaskConditioned(generate_weights(build_main_network(), hypernet), splits.tasks, size, beta)
+    return splits, ContinualClassification(network, splits.tasks)
