@@ -53,9 +53,12 @@ class FunctionSplits:
 NOISE, REACH = 3.0, 4.0  # of the cubic: the standard deviation of y, and |x| at most
 
 
-def toy_cubic(points: int, data_seed: int, device: torch.device | str) -> FunctionSplits:
-    """y = x^3 + N(0, 9) at points x in [-4, 4] (Hernandez-Lobato and Adams 2015); 200 for validation and test each."""
-    require_whole("dataset.points", points)
+def toy_cubic(batch_size: int, data_seed: int, device: torch.device | str) -> FunctionSplits:
+    """y = x^3 + N(0, 9) at x in [-4, 4] (Hernandez-Lobato and Adams 2015).
+
+    There are `batch_size` points to train on, all in every batch, and 200 each for validation and test.
+    """
+    require_whole("dataset.batch_size", batch_size)
     require_whole("dataset.data_seed", data_seed, least=0)
 
     def split(number: int, size: int) -> Points:
@@ -63,7 +66,7 @@ def toy_cubic(points: int, data_seed: int, device: torch.device | str) -> Functi
         x = REACH * (2 * torch.rand(size, 1, generator=generator) - 1)
         return Points(x, x**3 + NOISE * torch.randn(size, 1, generator=generator), device)
 
-    return FunctionSplits(split(0, points), split(1, 200), split(2, 200), f"toy_cubic {points} {data_seed}")
+    return FunctionSplits(split(0, batch_size), split(1, 200), split(2, 200), f"toy_cubic {batch_size} {data_seed}")
 
 
 class SinusoidBatch(NamedTuple):

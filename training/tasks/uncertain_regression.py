@@ -105,4 +105,4 @@ def build(settings: Mapping[str, Any], processes: Processes) -> tuple[FunctionSp
     build_main_network = partial(call_with_settings, mlp.build, "main_net", main_net, (1, 1, 1), 1)
     network = build_sampled(build_main_network, settings["hypernet"])
     samples, posterior = (settings["dataset"].get(name) for name in ("samples", "posterior"))
-    return splits, UncertainRegression(network, samples, posterior, dataset["points"])
+    return splits, UncertainRegression(network, samples, posterior, dataset["batch_size"])
