@@ -34,6 +34,7 @@ from training.run import Run, path_of_run, read_rows, read_sessions
 from training.schedule import build_schedule
 from training.settings import INTERVALS, check_settings
 from training.signals import Interrupted
+from training.task import generated_weights
 from training.tasks import build_task
 
 PLACES = ("runs", "resume", "dataset.root")  # on the user's machine; they stay out of the command in a record
@@ -118,6 +119,7 @@ def record_result(trainer: Trainer, test: dict[str, float], settings: dict[str, 
         "table": settings["table"],
         "row": settings["row"],
         **summary,
+        "generated": generated_weights(trainer.task),
         "test": test,
         "best_step": best["step"],
         "steps": trainer.state.step,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hypernets import UserError
+from hypernets import HyperDNN, UserError
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,12 @@ class Task(Protocol):
 
     def compile(self) -> None:
         """Do what `compile=true` asks for; most tasks inherit this from `nn.Module`."""
+
+
+def generated_weights(task: nn.Module) -> int:
+    """How many weights a hypernetwork generates for the main network of a task; 0 without one."""
+    networks = [module for module in task.modules() if isinstance(module, HyperDNN)]
+    return sum(shape.numel() for network in networks for shape in network.shapes.values())
 
 
 def build_within_memory(build: Callable[[], nn.Module]) -> nn.Module:
