@@ -25,7 +25,7 @@ class NoiseConditioned(nn.Module):
     variational bound: the Kullback-Leibler divergence of the generated weights from a prior, here of a diagonal
     Gaussian that has the mean m and variance v of each weight over the S samples (moment matching: an implicit
     distribution has no density). The prior is how the main network initialises itself: N(0, s^2) with the standard
-    deviation s of each tensor.
+    deviation s of the weights of each layer.
 
         sum over weights of   log(s / sqrt(v)) + (v + m^2) / (2 s^2) - 1 / 2
     """
@@ -33,10 +33,13 @@ class NoiseConditioned(nn.Module):
     def __init__(self, main_network: nn.Module, hypernet: Mapping[str, Any]) -> None:
         super().__init__()
         self.noise_size = condition_size_of(hypernet, "noise")
-        prior = {name: parameter.detach().std(correction=0) for name, parameter in main_network.named_parameters()}
+        prior = {
+            name: nn.utils.parameters_to_vector(module.parameters(recurse=False)).detach().std(correction=0)
+            for name, module in main_network.named_modules()
+            if list(module.parameters(recurse=False))
+        }
         self.network: HyperDNN = generate_weights(main_network, hypernet)
-        for name in self.network.shapes:
-            self.register_buffer("prior_" + name.replace(".", "_"), prior[name])
+        self.prior = {name: float(prior[name.rpartition(".")[0]]) for name in self.network.shapes}
 
     def forward(self, x: Tensor, samples: int) -> tuple[Tensor, Tensor]:
         """Return outputs [S, B, K] and the posterior term, a scalar in nats."""
@@ -48,7 +51,7 @@ class NoiseConditioned(nn.Module):
         """The posterior term of weights [S, ...]."""
         total = 0.0
         for name, weight in weights.items():
-            prior = self.get_buffer("prior_" + name.replace(".", "_")).square()
+            prior = self.prior[name] ** 2
             variance, mean = torch.var_mean(weight.float(), dim=0)
             ratio = (variance + 1e-12) / prior
             total = total + 0.5 * (ratio + mean.square() / prior - 1 - ratio.log()).sum()

@@ -20,6 +20,7 @@ from hypernets import UserError
 from scripts.paper_tables import ROWS, TABLES, Row
 from scripts.plot import Curve, draw_curves, save_figure
 from scripts.record_result import Record, by_setting, metric_of, peak_rate, read_records, row_of
+from scripts.taxonomy_rows import SECTIONS, Section
 from scripts.train_command import PROJECT
 from training.command_line import one_line_errors
 from training.json_files import read_json
@@ -127,6 +128,35 @@ def page(table: str, records: Sequence[Record], tried: Sequence[Record], results
     return "\n".join(lines + ["## Runs", "", *runs, ""] * bool(runs) + tuning_lines(table, tried))
 
 
+def taxonomy_table(section: Section, records: Sequence[Record]) -> list[str]:
+    """A table of results/taxonomy.md: what was run of each experiment, mean and standard deviation over the seeds."""
+
+    def cell(runs: Sequence[Record], key: str, digits: int) -> str:
+        values = [run["test"][key] for run in runs if key in run["test"]]
+        deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+        return f"{statistics.mean(values):.{digits}f}{deviation}" if values else ""
+
+    cells = []
+    for experiment, what in section.rows.items():
+        for runs in by_setting([record for record in records if row_of(record) == f"taxonomy/{experiment}"]) or [[]]:
+            counts = [f"{runs[0][key]:,}" for key in ("parameters", "generated")] if runs else ["", ""]
+            seconds = f"{statistics.mean(run['seconds'] for run in runs):,.0f}" if runs else ""
+            figures = [cell(runs, column.key, column.digits) for column in section.columns]
+            cells.append([what, f"`{experiment}`", f"{len(runs) or 'not run'}", *counts, seconds, *figures])
+    head = ["", "experiment", "runs", "trained", "generated", "seconds", *(column.title for column in section.columns)]
+    return markdown_table(head, cells, left=2)
+
+
+def taxonomy_page(records: Sequence[Record], results: Path) -> str:
+    """results/taxonomy.md: every kind of hypernetwork beside its controls."""
+    claims, _, meaning = (results / "comments" / "taxonomy.md").read_text().strip().partition("\n\n")
+    lines = ["# Hypernetworks of every kind", "", claims, ""]
+    for section in SECTIONS:
+        lines += [f"## {section.title}", "", *taxonomy_table(section, records), ""]
+    runs = [run_line(record) for record in records if record["table"] == "taxonomy"]
+    return "\n".join([*lines, meaning, "", *["## Runs", "", *runs, ""] * bool(runs)])
+
+
 def summary_lines(records: Sequence[Record], link: str) -> list[str]:
     """Ten rows of the paper, each with our runs that come closest to its data, its size and its length."""
 
@@ -163,6 +193,7 @@ def pages(project: Path) -> dict[Path, str]:
     results = project / "results"
     records, tried = read_records(results / "runs"), read_records(results / "tuning")
     made = {results / f"{table}.md": page(table, records, tried, results) for table in TABLES}
+    made[results / "taxonomy.md"] = taxonomy_page(records, results)
     performance = read_json(results / "performance.json", dict)
     made[results / "performance.md"] = report.page(performance, read_records(results / "precision"))
     for path, link in ((project / "README.md", "results/"), (results / "README.md", "")):

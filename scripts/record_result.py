@@ -13,6 +13,7 @@ from typing import Any
 
 from hypernets import UserError
 from scripts.paper_tables import ROWS
+from scripts.taxonomy_rows import EXPERIMENTS
 from scripts.train_command import PROJECT
 from training.checkpoint import writing
 from training.command_line import one_line_errors
@@ -24,9 +25,10 @@ from training.tasks.character_modelling import CharacterModelling
 from training.tasks.handwriting import Handwriting
 from training.tasks.image_classification import ImageClassification
 from training.tasks.translation import Translation
+from training.tasks.uncertain_regression import UncertainRegression
 
 Record = dict[str, Any]
-TASKS = (ImageClassification, CharacterModelling, Handwriting, Translation)
+TASKS = (ImageClassification, CharacterModelling, Handwriting, Translation, UncertainRegression)
 METRICS = {task.metric.key: task.metric for task in TASKS}
 SESSION = {"commit": str, "first_step": int, "last_step": int, "seconds": NUMBER}
 SHAPE = {  # of a record; it may hold more
@@ -40,7 +42,7 @@ SHAPE = {  # of a record; it may hold more
 
 
 def check_record(path: Path, record: Any) -> None:
-    """Refuse what is not a record of a row of the paper."""
+    """Refuse what is not a record of a row of the paper's tables, or of results/taxonomy.md."""
     metrics = [key for key in METRICS if f"validation_{key}" in record]
     if len(metrics) != 1:
         wanted = " or ".join(f"validation_{key}" for key in METRICS)
@@ -51,8 +53,8 @@ def check_record(path: Path, record: Any) -> None:
     name = record["name"]
     if not name or "/" in name or name.startswith("."):
         raise UserError(f"{path} is not a record of a run: its name is {name!r}, which is not the name of a file.")
-    if row_of(record) not in [row.experiment for row in ROWS]:
-        raise UserError(f"{path} has no place: {row_of(record)} is not a row of the paper's tables.")
+    if row_of(record) not in [*(row.experiment for row in ROWS), *(f"taxonomy/{name}" for name in EXPERIMENTS)]:
+        raise UserError(f"{path} has no place: {row_of(record)} is a row neither of the paper's tables nor of ours.")
 
 
 def require_new(path: Path, record: Record, others: Sequence[Record]) -> None:
@@ -98,7 +100,7 @@ def key_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def row_of(record: Mapping[str, Any]) -> str:
-    """The row of the paper that a record, or settings, belong to: TABLE/ROW."""
+    """The row of a table that a record, or settings, belong to: TABLE/ROW."""
     return f"{record['table']}/{record['row']}"
 
 

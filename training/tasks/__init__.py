@@ -15,6 +15,7 @@ from training.tasks import (
     handwriting,
     image_classification,
     translation,
+    uncertain_regression,
 )
 
 # build(settings, processes) -> splits on the device, task
@@ -24,6 +25,7 @@ TASKS = {
     "handwriting": handwriting.build,
     "translation": translation.build,
     "continual_classification": continual_classification.build,
+    "uncertain_regression": uncertain_regression.build,
 }
 
 

@@ -1,0 +1,95 @@
+"""The tables of results/taxonomy.md: which experiments stand in them, and what of their test they show."""
+
+from typing import NamedTuple
+
+
+class Column(NamedTuple):
+    """A value of a run's test, its title and its digits after the point."""
+
+    key: str
+    title: str
+    digits: int = 2
+
+
+class Section(NamedTuple):
+    """A table: experiments of configs/experiment/taxonomy/ with what they are, and the columns."""
+
+    title: str
+    rows: dict[str, str]
+    columns: tuple[Column, ...]
+
+
+CONTINUAL = (
+    Column("error", "error, task known"),
+    Column("error_task_inferred", "task inferred"),
+    Column("error_shuffled_condition", "shuffled condition"),
+    Column("error_mean_condition", "mean condition"),
+)
+OF_CONTINUAL = {
+    "task_conditioned": "task-conditioned, output regulariser",
+    "no_regulariser": "the same without regulariser",
+    "fine_tuned": "one plain network, fine-tuned",
+    "separate": "a network for each task",
+}
+ERROR = (Column("error", "error"),)
+SECTIONS = [
+    Section(
+        "Continual learning: Split MNIST, 5 tasks of 5,000 steps, error in percent",
+        {f"split_mnist_{key}": what for key, what in OF_CONTINUAL.items()},
+        CONTINUAL,
+    ),
+    Section(
+        "Continual learning: Permuted MNIST, 10 tasks of 5,000 steps, error in percent",
+        {f"permuted_mnist_{key}": what for key, what in OF_CONTINUAL.items()},
+        CONTINUAL,
+    ),
+    Section(
+        "Continual learning: Permuted MNIST, 10 tasks of 1,000 steps, error in percent",
+        {f"permuted_mnist_{key}_1000_steps": what for key, what in OF_CONTINUAL.items()},
+        CONTINUAL,
+    ),
+    Section(
+        "Generation strategies: an MLP of 784-300-100-10 on MNIST, 5 epochs, error in percent",
+        {
+            "mnist_plain": "the main network by itself",
+            "mnist_once": "generate once",
+            "mnist_multiple": "generate multiple, 8 heads",
+            "mnist_chunks_16384": "chunks of 16,384",
+            "mnist_chunks_4096": "chunks of 4,096",
+            "mnist_chunks_1024": "chunks of 1,024",
+            "mnist_chunks_256": "chunks of 256",
+            "mnist_components": "output channels",
+            "mnist_plain_48": "plain, 784-48-10",
+            "mnist_plain_32": "plain, 784-32-10",
+        },
+        ERROR,
+    ),
+    Section(
+        "Bodies: chunks of 1,024 of the same MLP, error in percent",
+        {
+            "bodies_linear": "linear",
+            "bodies_mlp": "MLP",
+            "bodies_cnn": "CNN",
+            "bodies_rnn": "RNN",
+            "bodies_attention": "attention",
+        },
+        ERROR,
+    ),
+    Section(
+        "Conditioned on noise: twenty points of a cubic, negative log-likelihood in nats per point",
+        {
+            "cubic_noise_conditioned": "noise-conditioned, posterior term",
+            "cubic_no_posterior": "the same without posterior term",
+            "cubic_ensemble": "ten plain networks",
+            "cubic_dropout": "dropout of 0.1 in evaluation",
+        },
+        (
+            Column("nll", "test", 3),
+            Column("nll_mean_condition", "noise 0", 3),
+            Column("coverage", "within two deviations, %", 1),
+            Column("spread_inside", "spread inside"),
+            Column("spread_outside", "spread outside"),
+        ),
+    ),
+]
+EXPERIMENTS = [name for section in SECTIONS for name in section.rows]
