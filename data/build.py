@@ -15,7 +15,7 @@ import torch
 
 from data.enwik8 import enwik8
 from data.files import BUNDLED
-from data.images import ImageBatches, ImageSplits, channel_statistics, draw_validation
+from data.images import ImageBatches, ImageSplits, KnownAndUnknown, channel_statistics, draw_validation
 from data.sources import ImageArrays, arrays, cifar10, fashion_mnist, mnist
 from data.stroke_sources import StrokeArrays, iam_ondb, scribbles
 from data.strokes import EvaluationLines, StrokeSplits, TrainingLines, offset_statistics, without_short_lines
@@ -117,6 +117,29 @@ def build_tasks(
     else:
         raise UserError(f"sequence is {sequence!r}; it must be split or permuted.")
     return TaskSplits.in_turn(each, settings["steps_per_task"])
+
+
+def build_with_unknown(
+    settings: Mapping[str, Any], *, seed: int, device: torch.device | str, rank: int, world_size: int
+) -> ImageSplits:
+    """As `build_images`, with images of another data set among those of validation and test.
+
+    `unknown` is the kind of the other data set, whose images must have the same shape. They are normalised by the
+    statistics of the first, as they would be if nobody knew that they are strange.
+    """
+    loaded, divided, settings = _load_images(settings, IMAGE_SETTINGS | {"unknown": None}, seed, world_size)
+    other = {"kind": settings["unknown"], "root": settings.get("root")}
+    others, divided_others, _ = _load_images(settings | other, IMAGE_SETTINGS | {"unknown": None}, seed, world_size)
+    place = {"seed": seed, "device": device, "rank": rank, "world_size": world_size}
+    statistics = channel_statistics(divided.train_images)
+    known, unknown = (_image_splits(each, settings, statistics, "", **place) for each in (divided, divided_others))
+    if known.image_shape != unknown.image_shape:
+        raise UserError(
+            f"unknown is {settings['unknown']}, whose images are {list(unknown.image_shape)}, but those of the data "
+            f"set are {list(known.image_shape)}; choose another."
+        )
+    pairs = {name: KnownAndUnknown(getattr(known, name), getattr(unknown, name)) for name in ("validation", "test")}
+    return dataclasses.replace(known, **pairs, digest=_digest(loaded) + _digest(others))
 
 
 def build_text(settings: Mapping[str, Any], *, device: torch.device | str, rank: int, world_size: int) -> TextSplits:

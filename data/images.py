@@ -189,13 +189,26 @@ class ImageBatches:
         return floats.sub_(self._mean).div_(self._std).permute(0, 3, 1, 2)
 
 
+class KnownAndUnknown:
+    """A split of a data set, and then one of another, of which a network should be less sure."""
+
+    def __init__(self, known: ImageBatches, unknown: ImageBatches) -> None:
+        self._parts = (known, True), (unknown, False)
+
+    def evaluation_batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, bool]]:
+        """Images, labels, and whether they are of the known data set."""
+        for split, is_known in self._parts:
+            for images, labels in split.evaluation_batches():
+                yield images, labels, is_known
+
+
 @dataclass(frozen=True)
 class ImageSplits:
     """The splits of one data set; only the training split has training batches and augmentation."""
 
     train: ImageBatches
-    validation: ImageBatches
-    test: ImageBatches
+    validation: ImageBatches | KnownAndUnknown
+    test: ImageBatches | KnownAndUnknown
     num_classes: int  # labels are 0 to num_classes - 1
     image_shape: tuple[int, int, int]  # (C, H, W)
     digest: str  # SHA-256 of the data set, by which a resume tells whether it reads the same

@@ -2,12 +2,16 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from data.build import IMAGE_SETS
+from data.sources import ImageArrays
 from models.sampled_networks import NoiseConditioned, build_sampled
 from training.run import read_result, read_rows
+from training.tasks.uncertain_classification import auroc, calibration_error
 
 HYPERNET = {"kind": "once", "body": "mlp", "units": [8], "embedding_size": 4, "condition": "noise", "condition_size": 3}
 
@@ -63,3 +67,33 @@ def test_cubic(launcher, hypernet):
     test = read_result(launcher.only_run())["test"]
     assert test["spread_outside"] > test["spread_inside"] > 0 and 0 < test["coverage"] <= 100
     assert test["nll"] >= math.log(3) and ("nll_mean_condition" in test) == (hypernet[0] == "hypernet=once")
+
+
+def test_calibration_error_and_auroc():
+    confidence, hit = torch.tensor([0.91, 0.91, 0.51, 0.51]), torch.tensor([1.0, 0.0, 1.0, 1.0])
+    assert calibration_error(confidence, hit) == pytest.approx((2 * 0.41 + 2 * 0.49) / 4)
+    low, high = torch.rand(50), torch.rand(40) + 0.3
+    low[:5], high[:5] = 0.5, 0.5  # equal ones count half
+    pairs = (high[:, None] > low).float() + 0.5 * (high[:, None] == low)
+    assert auroc(low, high) == pytest.approx(pairs.mean().item(), abs=1e-6)
+
+
+def small_images(low, high):
+    draw = np.random.default_rng(0)
+    labels = np.arange(60) % 10
+    images = draw.integers(low, high, size=(60, 4, 4, 1), dtype=np.uint8)
+    images[range(60), labels // 3, labels % 3] = high  # which tells the class
+    return ImageArrays(images, labels, images, labels, num_classes=10)
+
+
+def test_unknown_images(launcher, monkeypatch):
+    monkeypatch.setitem(IMAGE_SETS, "mnist", lambda root: small_images(0, 100))
+    monkeypatch.setitem(IMAGE_SETS, "fashion_mnist", lambda root: small_images(100, 200))
+    launcher.succeed(
+        *("dataset=mnist_or_fashion", "dataset.validation_size=10", "dataset.batch_size=50", *CUBIC[1:]),
+        *("hypernet=chunk_wise", "hypernet.chunk_size=40", "hypernet.condition=noise", "hypernet.condition_size=4"),
+        *("dataset.posterior=0.1", f"runs={launcher.runs}"),
+    )
+    test = read_result(launcher.only_run())["test"]
+    assert test["error"] < 50 and 0 <= test["calibration_error"] <= 100
+    assert test["auroc"] != 50 and "error_mean_condition" in test

@@ -15,6 +15,7 @@ from training.tasks import (
     handwriting,
     image_classification,
     translation,
+    uncertain_classification,
     uncertain_regression,
 )
 
@@ -25,6 +26,7 @@ TASKS = {
     "handwriting": handwriting.build,
     "translation": translation.build,
     "continual_classification": continual_classification.build,
+    "uncertain_classification": uncertain_classification.build,
     "uncertain_regression": uncertain_regression.build,
 }
 
