@@ -10,6 +10,7 @@ from hypernets import UserError
 from training.distributed import Processes
 from training.task import Splits, Task
 from training.tasks import (
+    any_architecture,
     character_modelling,
     continual_classification,
     handwriting,
@@ -25,6 +26,7 @@ TASKS = {
     "character_modelling": character_modelling.build,
     "handwriting": handwriting.build,
     "translation": translation.build,
+    "any_architecture": any_architecture.build,
     "continual_classification": continual_classification.build,
     "uncertain_classification": uncertain_classification.build,
     "uncertain_regression": uncertain_regression.build,

@@ -28,7 +28,7 @@ BINS = 15  # of the calibration error
 
 
 class UncertainClassification(nn.Module):
-    """Cross-entropy of each sampled network, plus the posterior term; the mean of their probabilities is the prediction."""
+    """Cross-entropy of each sampled network, plus the posterior term; their mean probabilities are the prediction."""
 
     metric = Metric("error", "error", digits=2, unit=" %")
 

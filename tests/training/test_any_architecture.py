@@ -1,0 +1,38 @@
+"""Weights for MLPs of many sizes, seen and unseen."""
+
+import pytest
+import torch
+
+from models.mlp import MLP
+from training.run import read_result
+from training.tasks.any_architecture import Slices
+
+SMALL = [
+    *("dataset=mnist_any_architecture", "dataset.kind=arrays", "dataset.validation_size=16", "dataset.batch_size=16"),
+    *("dataset.depths=[1,2]", "dataset.widths=[4,8]", "dataset.held_out=[[2,4],[3,6]]", "main_net=mlp"),
+    *("main_net.hidden_units=[8,8]", "schedule=constant", "schedule.rate=0.01", "steps=6", "validate_every=3"),
+    *("logger=none", "device=cpu", "precision=float32"),
+]
+
+
+@pytest.mark.parametrize("hypernet", [["hypernet=described", "hypernet.component=[8,8]", "hypernet.units=[8]"]])
+def test_held_out_sizes_are_measured(launcher, hypernet):
+    launcher.succeed(*SMALL, *hypernet, f"+dataset.path={launcher.images}", f"runs={launcher.runs}")
+    test = read_result(launcher.only_run())["test"]
+    assert {"error_1x4", "error_1x8", "error_2x8", "error_2x4", "error_3x6", "error_held_out"} <= set(test)
+    assert test["error_held_out"] == pytest.approx((test["error_2x4"] + test["error_3x6"]) / 2)
+
+
+def test_slices_are_corners_of_the_largest():
+    torch.manual_seed(0)
+    largest, small = MLP(12, [8, 8, 8], 4), MLP(12, [5], 4)
+    small.load_state_dict(Slices(largest).weights(None, small))
+    x = torch.randn(3, 12)
+    hidden = torch.relu(largest.layers[0](x)[:, :5])
+    expected = hidden @ largest.layers[-1].weight[:, :5].T + largest.layers[-1].bias
+    torch.testing.assert_close(small(x), expected)
+
+
+def test_nothing_to_hold_out_is_refused(launcher, assert_one_line):
+    arguments = [*SMALL, "hypernet=none", "dataset.held_out=[]", f"+dataset.path={launcher.images}"]
+    assert_one_line(launcher.call(*arguments, f"runs={launcher.runs}"), "dataset.held_out is []")
