@@ -69,6 +69,10 @@ def toy_cubic(batch_size: int, data_seed: int, device: torch.device | str) -> Fu
     return FunctionSplits(split(0, batch_size), split(1, 200), split(2, 200), f"toy_cubic {batch_size} {data_seed}")
 
 
+LEAST, RANGE = torch.tensor([0.1, 0.0]), torch.tensor([4.9, torch.pi])  # of amplitude and phase
+HELD_OUT = 1 / 6  # of the range, on each side of its middle
+
+
 class SinusoidBatch(NamedTuple):
     """Functions y = a sin(x - p), each with some points that are shown and others that are asked for."""
 
@@ -95,11 +99,10 @@ class Sinusoids:
         """Batch `step`, a pure function of the seed and the step."""
         generator = _generator(*self._seed, step)
         size = self.examples_per_step
-        candidates = torch.rand(20 * size, 2, generator=generator)  # a ninth of them lies in the middle
-        middle = ((candidates - 0.5).abs() < 1 / 6).all(dim=1)
-        place = candidates[middle if self._held_out else ~middle][:size]
-        parameters = place * torch.tensor([4.9, torch.pi]) + torch.tensor([0.1, 0.0])
-        x = 10 * torch.rand(len(place), 2 * self._points, 1, generator=generator) - 5
+        candidates = torch.rand(20 * size, 2, generator=generator)  # a ninth of them is in the middle
+        middle = ((candidates - 0.5).abs() < HELD_OUT).all(dim=1)
+        parameters = candidates[middle if self._held_out else ~middle][:size] * RANGE + LEAST
+        x = 10 * torch.rand(size, 2 * self._points, 1, generator=generator) - 5
         y = parameters[:, None, :1] * torch.sin(x - parameters[:, None, 1:])
         shown = torch.cat([x, y], dim=2)[:, : self._points]
         batch = SinusoidBatch(shown, parameters, x[:, self._points :], y[:, self._points :])
@@ -117,3 +120,13 @@ def sinusoids(points: int, batch_size: int, seed: int, device: torch.device | st
     train = Sinusoids(batch_size, points, (seed, 0), False, device)
     validation, test = (Sinusoids(100, points, (number,), number == 2, device) for number in (1, 2))
     return FunctionSplits(train, validation, test, f"sinusoids {points}")
+
+
+def nearest_trained(parameters: Tensor) -> Tensor:
+    """The nearest amplitude and phase outside of the middle third, each in units of its range: [B, 2] -> [B, 2]."""
+    least, extent = LEAST.to(parameters.device), RANGE.to(parameters.device)
+    offset = (parameters - least) / extent - 0.5
+    moved = torch.where(offset < 0, -HELD_OUT, HELD_OUT)
+    inside = (offset.abs() < HELD_OUT).all(dim=1, keepdim=True)
+    closest = torch.nn.functional.one_hot((moved - offset).abs().argmin(dim=1), 2).bool()
+    return (torch.where(inside & closest, moved, offset) + 0.5) * extent + least

@@ -31,6 +31,12 @@ OF_CONTINUAL = {
     "fine_tuned": "one plain network, fine-tuned",
     "separate": "a network for each task",
 }
+DRAWN = (
+    Column("mse", "error", 4),
+    Column("mse_shuffled_condition", "shuffled condition", 3),
+    Column("mse_mean_condition", "mean condition", 3),
+    Column("mse_weight_spread", "spread of the weights"),
+)
 ERROR = (Column("error", "error"),)
 SECTIONS = [
     Section(
@@ -120,6 +126,26 @@ SECTIONS = [
             Column("error_3x128", "3 layers of 128"),
             Column("error_4x192", "4 layers of 192"),
         ),
+    ),
+    Section(
+        "Conditioned on data: MNIST digits drawn by a coordinate network, mean squared error in pixel variances",
+        {
+            "drawing_generated": "the image generates the network",
+            "drawing_concatenated": "the code beside the coordinates",
+            "drawing_50_pixels_generated": "50 pixels generate the network",
+            "drawing_50_pixels_concatenated": "their code beside the coordinates",
+        },
+        DRAWN,
+    ),
+    Section(
+        "Few-shot and zero-shot: sinusoids of amplitudes and phases that are held out, mean squared error",
+        {
+            "sinusoids_attention": "10 points, attention",
+            "sinusoids_mean": "10 points, mean",
+            "sinusoids_concatenated": "10 points, mean, code beside x",
+            "sinusoids_parameters": "amplitude and phase",
+        },
+        (*DRAWN[:1], Column("mse_nearest_trained", "nearest function trained", 3), *DRAWN[1:]),
     ),
 ]
 EXPERIMENTS = [name for section in SECTIONS for name in section.rows]
