@@ -7,7 +7,7 @@ import torch
 from data.functions import LEAST, RANGE, nearest_trained, sinusoids
 from training.run import read_result, read_rows
 
-SHARED = ["logger=none", "device=cpu", "precision=float32", "schedule=constant", "schedule.rate=0.003"]
+SHARED = ["logger=none", "device=cpu", "precision=float32", "schedule=constant", "schedule.rate=0.01"]
 DRAWING = [
     *("dataset=mnist_drawing", "dataset.kind=arrays", "dataset.validation_size=16", "dataset.batch_size=16", *SHARED),
     *("main_net=coordinate_mlp", "main_net.hidden_units=[8]", "main_net.frequencies=2"),
