@@ -10,7 +10,6 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
-from data.build import build_images, build_strokes, build_text, build_translation
 from hypernets import UserError
 from training.distributed import Processes
 from training.logger import check_logger
@@ -18,7 +17,17 @@ from training.optimizer import build_optimizer
 from training.run import read_facts, read_result
 from training.schedule import build_schedule
 from training.settings import check_settings, flat
-from training.tasks import build_task, character_modelling, handwriting, image_classification, translation
+from training.tasks import (
+    any_architecture,
+    build_task,
+    character_modelling,
+    continual_classification,
+    handwriting,
+    image_classification,
+    image_drawing,
+    translation,
+    uncertain_classification,
+)
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -27,10 +36,12 @@ def choices(group):
     return sorted(str(path.relative_to(CONFIGS / group).with_suffix("")) for path in CONFIGS.glob(f"{group}/**/*.yaml"))
 
 
+LSTM = ["main_net=lstm", "hypernet=none"]
 EXPERIMENTS = choices("experiment")
-OF_THE_PAPER = [
+WITH_A_ROW = [
     name for name in EXPERIMENTS if f"row: {Path(name).name}\n" in (CONFIGS / f"experiment/{name}.yaml").read_text()
 ]
+OF_THE_PAPER = [name for name in WITH_A_ROW if not name.startswith("taxonomy/")]
 
 
 def composed(*overrides):
@@ -41,14 +52,21 @@ def composed(*overrides):
 
 @pytest.fixture
 def build_all(monkeypatch):
-    """Builds all that settings describe, of its full size but without memory, and without data."""
+    """Builds all that settings describe, of its full size, and without data.
+
+    No memory is needed, except where the hypernetwork measures what it generates.
+    """
     shapes = {"mnist": (1, 28, 28)}
 
     def stub_images(dataset, **place):
-        shape = shapes.get(dataset["kind"], (3, 32, 32))
-        return SimpleNamespace(image_shape=shape, num_classes=10, digest="")
+        shape, train = shapes.get(dataset["kind"], (3, 32, 32)), SimpleNamespace(num_examples=1000)
+        classes = dataset.get("classes_per_task") or 10
+        return SimpleNamespace(image_shape=shape, num_classes=classes, train=train, tasks=dataset.get("tasks"))
 
-    monkeypatch.setattr(image_classification, "build_images", stub_images)
+    for task in (image_classification, image_drawing, any_architecture):
+        monkeypatch.setattr(task, "build_images", stub_images)
+    monkeypatch.setattr(continual_classification, "build_tasks", stub_images)
+    monkeypatch.setattr(uncertain_classification, "build_with_unknown", stub_images)
     monkeypatch.setattr(character_modelling, "build_text", lambda *_, **__: SimpleNamespace(vocabulary="abcdefgh"))
     stub_strokes = SimpleNamespace(mean=[0.0, 0.0], std=[1.0, 1.0])
     monkeypatch.setattr(handwriting, "build_strokes", lambda *_, **__: stub_strokes)
@@ -61,8 +79,9 @@ def build_all(monkeypatch):
     def build(settings):
         check_settings(settings)
         check_logger(settings)
-        with torch.device("meta"):
-            _, task = build_task(settings, Processes(0, 1, torch.device("meta")))
+        device = torch.device("cpu" if settings["main_net"]["kind"] in ("mlp", "coordinate_mlp") else "meta")
+        with device:
+            _, task = build_task(settings, Processes(0, 1, device))
         build_optimizer(task, settings["optimizer"])
         rate = build_schedule(settings["schedule"], settings["steps"])
         assert all(rate(step) > 0 for step in (0, settings["steps"] // 2, settings["steps"] - 1))
@@ -87,7 +106,7 @@ def test_experiment_builds_and_its_name_tells_its_size_and_its_row(build_all, ex
         assert main_net["name"].endswith(f"lstm_{main_net['hidden_size']}")
         assert not table or str(main_net["hidden_size"]) in name
     if table:
-        assert settings["table"] == table and f"{table}/{settings['row']}" in OF_THE_PAPER
+        assert settings["table"] == table and f"{table}/{settings['row']}" in WITH_A_ROW
 
 
 @pytest.mark.parametrize("experiment", OF_THE_PAPER)
@@ -115,6 +134,10 @@ def test_protocol_of_the_paper(experiment):
         assert schedule["until"][-1] == settings["steps"] and settings["main_net"]["kernel_decay"] == 5e-4
 
 
+def of(condition):
+    return [f"hypernet.condition={condition}", "hypernet.condition_size=8"]
+
+
 COMBINATIONS = [
     ["main_net=wide_resnet", "hypernet=static", "optimizer=sgd", "schedule=table8"],
     ["main_net=mnist_convnet", "hypernet=none", "optimizer=adam", "schedule=table9", "dataset=mnist"],
@@ -126,6 +149,17 @@ COMBINATIONS = [
     ["main_net=encoder_decoder", "hypernet=hyperlstm", "dataset=tatoeba", "schedule=gnmt"],
     ["main_net=rnn", "hypernet=hyperrnn", "dataset=shakespeare", "logger=none"],
     ["main_net=rnn", "hypernet=hyperrnn", "dataset=scribbles", "schedule=table5"],
+    ["main_net=mlp", "hypernet=once", "hypernet.units=[4]", "dataset=mnist"],
+    ["main_net=mlp", "hypernet=multiple", "dataset=fashion_mnist"],
+    ["main_net=mlp", "hypernet=chunk_wise", "dataset=permuted_mnist", *of("task")],
+    ["main_net=mlp", "hypernet=component_wise", "dataset=split_mnist", *of("task")],
+    ["main_net=mlp", "hypernet=separate", "dataset=split_mnist"],
+    ["main_net=mlp", "hypernet=described", "dataset=mnist_any_architecture"],
+    ["main_net=mlp", "hypernet=chunk_wise", "dataset=mnist_or_fashion", *of("noise")],
+    ["main_net=mlp", "hypernet=separate", "dataset=toy_cubic", "+hypernet.members=3"],
+    ["main_net=coordinate_mlp", "hypernet=component_wise", "hypernet.body=cnn", "dataset=mnist_drawing", *of("data")],
+    ["main_net=coordinate_mlp", "hypernet=once", "hypernet.body=rnn", "hypernet.units=[8]", "dataset=sinusoids"]
+    + of("data"),
 ]
 
 
@@ -146,14 +180,12 @@ def test_every_data_set_takes_its_settings(dataset, tmp_path, monkeypatch):
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     given = [f"dataset.path={tmp_path}/nothing"] if dataset in ("arrays", "text") else []
-    settings = composed(f"dataset={dataset}", *given)["dataset"]
-    task = settings.pop("task"), settings.pop("name")
-    builders = {"image_classification": build_images, "character_modelling": build_text}
-    builders |= {"handwriting": build_strokes, "translation": build_translation}
-    build = builders[task[0]]
-    seed = {} if build is build_text else {"seed": 0}
+    fitting = next((each for each in COMBINATIONS if f"dataset={dataset}" in each), [f"dataset={dataset}"])
+    networks = {"translation": ["main_net=encoder_decoder", "hypernet=none"], "image_classification": []}
+    task = composed(f"dataset={dataset}", *given)["dataset"]["task"]
+    network = [] if len(fitting) > 1 else networks.get(task, LSTM)
     try:
-        build(settings, device="cpu", rank=0, world_size=1, **seed)
+        build_task(composed(*fitting, *given, *network), Processes(0, 1, torch.device("cpu")))
     except UserError as refused:
         assert str(tmp_path) in str(refused)  # because nothing is there
 
