@@ -20,6 +20,7 @@ from hypernets import UserError
 from scripts.make_pages import figure_lines
 from scripts.paper_tables import ROWS, TABLES
 from scripts.record_result import Record, read_records, record_run, row_of
+from scripts.taxonomy_rows import EXPERIMENTS
 from scripts.train_command import PROJECT, compose, run_training
 from training.command_line import key_of_override, one_line_errors
 from training.run import CONFIG, RESULT, path_of_run, read_result, read_settings
@@ -40,10 +41,10 @@ class Job(NamedTuple):
 def jobs_of(asked: Sequence[str], seeds: Sequence[str], overrides: Sequence[str]) -> list[Job]:
     """The jobs of experiments and tables; a table stands for the paper's rows."""
     if not asked:
-        raise UserError(f"Name an experiment, such as table2/wrn_40_1, or a table: {', '.join(TABLES)}.")
+        raise UserError(f"Name an experiment, such as table2/wrn_40_1, or a table: {', '.join(TABLES)} or taxonomy.")
     if fixed := [override for override in overrides if key_of_override(override) in FIXED]:
         raise UserError(f"Leave out {fixed[0]}; it follows from the experiment and from --seeds.")
-    rows = [row.experiment for row in ROWS]
+    rows = [*(row.experiment for row in ROWS), *(f"taxonomy/{name}" for name in EXPERIMENTS)]
     experiments = [row for name in asked for row in ([row for row in rows if row.startswith(name + "/")] or [name])]
     jobs = []
     for experiment in dict.fromkeys(experiments):
@@ -53,7 +54,7 @@ def jobs_of(asked: Sequence[str], seeds: Sequence[str], overrides: Sequence[str]
             settings = compose(command)
             check_settings(settings)
             if row_of(settings) not in rows:
-                raise UserError(f"{experiment} stands for no row of the paper; run it with train.py.")
+                raise UserError(f"{experiment} stands for no row of a table; run it with train.py.")
             jobs.append(Job(experiment, command, settings))
     return jobs
 
@@ -119,7 +120,7 @@ def main() -> None:
                     path = record_run(path_of_run(job.settings), arguments.records, arguments.note)
                     print(f"recorded as {path}", flush=True)
         records = read_records(arguments.records)
-        for table in dict.fromkeys(job.settings["table"] for job in jobs):
+        for table in TABLES.keys() & {job.settings["table"] for job in jobs}:
             print("\n".join(["", TABLES[table].title, "", *figure_lines(table, records)]))
 
 

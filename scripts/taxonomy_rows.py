@@ -39,20 +39,14 @@ DRAWN = (
 )
 ERROR = (Column("error", "error"),)
 SECTIONS = [
-    Section(
-        "Continual learning: Split MNIST, 5 tasks of 5,000 steps, error in percent",
-        {f"split_mnist_{key}": what for key, what in OF_CONTINUAL.items()},
-        CONTINUAL,
-    ),
-    Section(
-        "Continual learning: Permuted MNIST, 10 tasks of 5,000 steps, error in percent",
-        {f"permuted_mnist_{key}": what for key, what in OF_CONTINUAL.items()},
-        CONTINUAL,
-    ),
-    Section(
-        "Continual learning: Permuted MNIST, 10 tasks of 1,000 steps, error in percent",
-        {f"permuted_mnist_{key}_1000_steps": what for key, what in OF_CONTINUAL.items()},
-        CONTINUAL,
+    *(
+        Section(
+            f"Continual learning: {title}, {tasks} tasks of {steps:,} steps, error in percent",
+            {f"{name}_{key}{suffix}": what for key, what in OF_CONTINUAL.items()},
+            CONTINUAL,
+        )
+        for name, title, tasks in (("split_mnist", "Split MNIST", 5), ("permuted_mnist", "Permuted MNIST", 10))
+        for steps, suffix in ((5000, ""), (1000, "_1000_steps"))
     ),
     Section(
         "Generation strategies: an MLP of 784-300-100-10 on MNIST, 5 epochs, error in percent",
