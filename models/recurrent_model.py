@@ -11,7 +11,11 @@ from hypernets import LSTM, HyperLSTM, HyperRNN, UserError
 from hypernets.errors import call_with_settings, require_number
 
 # The recurrent layer for the kinds of main network and hypernetwork.
-LAYERS = {("lstm", "none"): LSTM, ("lstm", "hyperlstm"): HyperLSTM, ("rnn", "hyperrnn"): HyperRNN}
+LAYERS = {
+    ("lstm", "none"): LSTM,
+    ("lstm", "hyperlstm"): HyperLSTM,
+    ("rnn", "hyperrnn"): HyperRNN,
+}
 
 
 class RecurrentModel(nn.Module):

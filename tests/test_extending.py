@@ -17,6 +17,7 @@ RESULTS = {  # of each run: the metric, what it stays below, the number of param
     "tiny": ("test_error", 85, 2_314),
     "stripes": ("test_error", 5, 78_994),
     "toy": ("test_rmse", 0.15, 97),
+    "coupled": ("test_bits_per_character", 3.9, 29_185),
     "subspace": ("test_rmse", 0.2, 30),
 }
 # All in one process, because the start of a process takes longer than most of them.
