@@ -6,7 +6,8 @@
 
 Each table has a page: the paper's claims and what became of them, the figures, what they mean, the runs, and what was
 tried. The claims and their meaning are written by hand, in results/comments/TABLE.md; all other figures come from the
-records (scripts/record_result.py) and from results/performance.json (benchmarks/).
+records (scripts/record_result.py) and from results/performance.json (benchmarks/). Another page, findings.md, is on
+optimizers; its trials are in results/optimizers/.
 """
 
 import argparse
@@ -22,10 +23,12 @@ from scripts.plot import Curve, draw_curves, save_figure
 from scripts.record_result import Record, by_setting, metric_of, peak_rate, read_records, row_of
 from scripts.taxonomy_rows import SECTIONS, Section
 from scripts.train_command import PROJECT
-from training.command_line import one_line_errors
+from training.command_line import key_of_override, one_line_errors
 from training.json_files import read_json
 from training.provenance import short
+from training.settings import CHANGE_NOTHING
 
+AXES = ("epochs", "hours")
 BEGIN, END = "<!-- made by scripts/make_pages.py -->", "<!-- end of what it made -->"
 SUMMARY = (  # the rows in README.md
     *("table2/wrn_40_1", "table2/hyper_wrn_40_1", "table2/wrn_40_2", "table2/hyper_wrn_40_2"),
@@ -157,6 +160,53 @@ def taxonomy_page(records: Sequence[Record], results: Path) -> str:
     return "\n".join([*lines, meaning, "", *["## Runs", "", *runs, ""] * bool(runs)])
 
 
+def trial_lines(trials: Sequence[Record]) -> list[str]:
+    """Short runs with several optimizers, and what they reached on validation."""
+    in_columns = ("experiment", "optimizer", "schedule", "schedule.peak", "steps", "main_net.depth")
+    left_out = (*in_columns, *CHANGE_NOTHING, "validate_every")
+
+    def cells(record: Record) -> list[str]:
+        settings, overrides = record["settings"], record["command"].split()[2:]
+        others = [each for each in overrides if key_of_override(each) not in left_out]
+        network = f"[{settings['main_net']['name']}, {settings['hypernet']['name']}](optimizers/{record['name']}.json)"
+        optimizer = f"{settings['optimizer']['kind']} at {peak_rate(record):g}"
+        losses = [row["train/loss"] for row in record["curve"] if "train/loss" in row]
+        return [
+            network,
+            optimizer,
+            " ".join(f"`{each}`" for each in others),
+            f"{record['steps']:,}",
+            f"{losses[-1]:.3f}",
+        ]
+
+    def order(record: Record) -> tuple:
+        steps, validation = record["steps"], record[f"validation_{metric_of(record).key}"]
+        return record["settings"]["main_net"]["name"], steps, record["settings"]["hypernet"]["name"], validation
+
+    rows = [[*cells(record), figure([record], "validation")] for record in sorted(trials, key=order)]
+    return markdown_table(["network", "optimizer", "also", "steps", "training loss", "validation"], rows, left=3)
+
+
+def findings(trials: Sequence[Record], results: Path) -> str:
+    """The page on optimizers."""
+    text = (results / "comments" / "findings.md").read_text().strip()
+    pictures = [f"![Validation by {axis}](findings_{axis}.png)" for axis in AXES]
+    shown = [each for axis, each in zip(AXES, pictures, strict=True) if (results / f"findings_{axis}.png").exists()]
+    return "\n".join([text, "", *shown, *[""] * bool(shown), "## Trials", "", *trial_lines(trials), ""])
+
+
+def by_optimizer(records: Sequence[Record], axis: str) -> list[Curve]:
+    """What the validation said in the course of WRN-40-1 and Hyper WRN-40-1, over epochs or hours."""
+    lines = []
+    for record in records:
+        if row_of(record) in ("table2/wrn_40_1", "table2/hyper_wrn_40_1"):
+            label = f"{record['row']}, {record['settings']['optimizer']['kind']}, {record['epochs']:.0f} epochs"
+            whole = record["epochs"] if axis == "epochs" else record["seconds"] / 3600
+            places = [whole * point["step"] / record["steps"] for point in record["curve"]]
+            lines.append((label, places, [point["validation/error"] for point in record["curve"]]))
+    return lines
+
+
 def summary_lines(records: Sequence[Record], link: str) -> list[str]:
     """Ten rows of the paper, each with our runs that come closest to its data, its size and its length."""
 
@@ -194,6 +244,7 @@ def pages(project: Path) -> dict[Path, str]:
     records, tried = read_records(results / "runs"), read_records(results / "tuning")
     made = {results / f"{table}.md": page(table, records, tried, results) for table in TABLES}
     made[results / "taxonomy.md"] = taxonomy_page(records, results)
+    made[results / "findings.md"] = findings(read_records(results / "optimizers"), results)
     performance = read_json(results / "performance.json", dict)
     made[results / "performance.md"] = report.page(performance, read_records(results / "precision"))
     for path, link in ((project / "README.md", "results/"), (results / "README.md", "")):
@@ -211,6 +262,9 @@ def write(project: Path, check: bool = False, pictures: bool = False) -> None:
         if lines := curves(table, records):
             figure = draw_curves(lines, "step", f"validation {about.title.rpartition(', ')[2]}")
             save_figure(figure, project / "results" / f"{table}.png")
+    for axis in AXES if pictures else ():
+        figure = draw_curves(by_optimizer(records, axis), axis, "validation error in percent")
+        save_figure(figure, project / "results" / f"findings_{axis}.png")
     made = pages(project)
     differing = [path for path, text in made.items() if not path.exists() or path.read_text() != text]
     names = ", ".join(str(path.relative_to(project)) for path in differing)

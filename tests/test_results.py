@@ -32,7 +32,7 @@ def lines_of(project: Path, table: str, network: str) -> list[str]:
 
 
 def test_records_are_whole():
-    for record in read_records(RESULTS / "runs") + read_records(RESULTS / "tuning"):
+    for record in (each for folder in ("runs", "tuning", "optimizers") for each in read_records(RESULTS / folder)):
         key = metric_of(record).key
         assert record["curve"][-1]["step"] == record["steps"]
         assert record[f"validation_{key}"] == min(row[f"validation/{key}"] for row in record["curve"])
@@ -103,12 +103,13 @@ def test_what_is_no_record_is_named(copy, missing):
 
 
 def test_pictures_are_drawn_when_asked_for(copy):
-    picture = copy / "results" / "table2.png"
-    picture.unlink()
+    pictures = [copy / "results" / name for name in ("table2.png", "findings_hours.png")]
+    for picture in pictures:
+        picture.unlink(missing_ok=True)
     write(copy)
-    assert not picture.exists()
+    assert not any(picture.exists() for picture in pictures)
     write(copy, pictures=True)
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
 
 
 def test_the_rows_have_the_counts_of_the_networks():
