@@ -87,6 +87,8 @@ def path_of_weights(name: str) -> Path:
 
 def write_weights(run: Path, name: str) -> Path:
     """Write the best network of a run to the file of weights `name`, and return its path."""
+    if not name.isidentifier():
+        raise UserError(f"The name of the weights is {name!r}; it must have only letters, digits and underscores.")
     settings, splits, task, step = load_trained(run, "cpu")
     without_places = {key: value for key, value in settings.items() if key not in ("runs", "run", "resume", "logger")}
     without_places["dataset"] = {key: value for key, value in settings["dataset"].items() if key != "root"}
