@@ -71,7 +71,7 @@ def picture(columns: Sequence[tuple[str, Sequence[Written]]]) -> "Figure":
     figure = Figure(figsize=(inches * len(columns), inches * height / width + 0.4), layout="constrained")
     for axes, (title, lines) in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
         _draw_lines(axes, lines)
-        axes.set(title=title, xlim=(-0.03 * width, width), ylim=(height, 0), aspect="equal")
+        axes.set(title=title, xlim=(-0.03 * width, 1.01 * width), ylim=(height, -0.01 * width), aspect="equal")
         axes.axis("off")
     return figure
 
