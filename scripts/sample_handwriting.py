@@ -3,9 +3,10 @@
     python -m scripts.sample_handwriting runs/LSTM runs/HYPERLSTM --lines 10 --output samples.png
     python -m scripts.sample_handwriting runs/NAME --lines 1 --bias 0.5 --output sample.svg
 
-Needs only the runs, not their data set. Each run has a column, and the same seed draws the same numbers in each. Under
-each line of a HyperLSTM is a strip for each of the gates i, g, f and o: how much the row scales d_h changed while the
-pen was above, darker for more. The file's name says its format, such as PNG, SVG or PDF.
+Needs only the runs, or the names of files in results/weights/, not their data set. Each run has a column, and the same
+seed draws the same numbers in each. Under each line of a HyperLSTM is a strip for each of the gates i, g, f and o: how
+much the row scales d_h changed while the pen was above, darker for more. The file's name says its format, such as PNG,
+SVG or PDF.
 """
 
 import argparse
@@ -13,26 +14,18 @@ from pathlib import Path
 
 from hypernets import UserError
 from hypernets.errors import require_whole
-from models import handwriting_model
+from models.handwriting_model import HandwritingModel
 from scripts.plot import save_figure
 from training.command_line import one_line_errors
-from training.loop import load_state
-from training.run import read_settings
 from training.tasks.handwriting_samples import LOGGED_STEPS, picture, write
-from training.trained import read_best
+from training.trained import load_network, read_trained
 
 
-def load_model(run: Path) -> tuple[str, handwriting_model.HandwritingModel]:
-    """The title of a run and its best handwriting model, in evaluation mode on the CPU."""
-    settings, best = read_settings(run), read_best(run)
+def title(run: Path) -> str:
+    """The names of a run's main network and hypernetwork."""
+    settings = read_trained(run).settings
     main_net, hypernet = settings["main_net"], settings["hypernet"]
-    if "offset_std" not in best["network"]:
-        raise UserError(f"The run {run} is of {main_net['name']!r}, which does not write by hand.")
-    statistics = (best["network"][name].tolist() for name in ("offset_mean", "offset_std"))
-    model = handwriting_model.build(main_net, hypernet, *statistics)
-    load_state(model, best["network"])
-    names = [main_net["name"]] + [hypernet["name"]] * (hypernet["kind"] != "none")
-    return ", ".join(names), model.eval()
+    return ", ".join([main_net["name"]] + [hypernet["name"]] * (hypernet["kind"] != "none"))
 
 
 def main() -> None:
@@ -48,9 +41,11 @@ def main() -> None:
     with one_line_errors("sample_handwriting"):
         require_whole("--lines", arguments.lines)
         columns = []
-        for title, model in map(load_model, arguments.runs):
-            seeds = range(arguments.seed, arguments.seed + arguments.lines)
-            columns.append((title, [write(model, arguments.steps, arguments.bias, seed) for seed in seeds]))
+        for run in arguments.runs:
+            model, seeds = load_network(run), range(arguments.seed, arguments.seed + arguments.lines)
+            if not isinstance(model, HandwritingModel):
+                raise UserError(f"The network {run} does not write by hand.")
+            columns.append((title(run), [write(model, arguments.steps, arguments.bias, seed) for seed in seeds]))
         save_figure(picture(columns), arguments.output)
 
 

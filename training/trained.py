@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from hypernets import UserError
-from models import character_model
+from models import character_model, handwriting_model
 from training import checkpoint
 from training.distributed import start_processes
 from training.loop import load_state
@@ -66,16 +66,19 @@ def load_trained(run: Path, device: str) -> tuple[dict[str, Any], Splits, Task, 
 def load_network(run: Path) -> nn.Module:
     """Return a trained network in evaluation mode on the CPU, without its data set; see `read_trained`.
 
-    Character models can be loaded from runs and from weights, image classifiers only from weights.
+    Models of characters and of handwriting can be loaded from runs and from weights, image classifiers from weights.
     """
     settings, state, _, _, images = read_trained(run)
     if "code_points" in state:
         vocabulary = "".join(map(chr, state["code_points"].tolist()))
         network = character_model.build(settings["main_net"], settings["hypernet"], vocabulary)
+    elif "offset_std" in state:
+        scale = (state[name].tolist() for name in ("offset_mean", "offset_std"))
+        network = handwriting_model.build(settings["main_net"], settings["hypernet"], *scale)
     elif images is not None:
         network = build_network(settings, *images)
     else:
-        raise UserError(f"The run {run} is of {settings['main_net']['name']!r}, which does not write text.")
+        raise UserError(f"The run {run} is of {settings['main_net']['name']!r}, which does not write.")
     load_state(network, state)
     return network.eval()
 

@@ -73,7 +73,7 @@ def test_experiments_are_the_papers_networks(row):
     assert (model.input_dropout, model.output_dropout, cell.recurrent_dropout) == (0.0, 0.05, 0.05)
     if is_hyper:
         assert (cell.hyper_cell.hidden_size, cell.hyper_cell.recurrent_dropout) == (128, 0.0)
-        assert cell.row_scales.weight_hz.shape == (3600, 4)
+        assert cell.row_scales.weight.shape == (3, 4, 4, 900)
 
 
 def test_a_network_that_reads_no_sequences_is_refused():

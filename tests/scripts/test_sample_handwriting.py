@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from scripts.sample_handwriting import load_model
 from training.tasks.handwriting_samples import write
+from training.trained import load_network
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +31,11 @@ def test_two_runs_side_by_side(call_script, stroke_runs, tmp_path):
     assert all((half.max(axis=2) < 0.3).any() for half in (left, right)), "ink in both columns"
     assert [bool((half[..., 2] - half[..., 0] > 0.3).any()) for half in (left, right)] == [False, True], "strips"
     drawing = (tmp_path / "samples.svg").read_text()
-    assert drawing.count("LineCollection") == 4 and "<image" in drawing and "lstm_6" in drawing
-    assert load_model(stroke_runs[1])[0] == "lstm_6, hyperlstm"
+    assert drawing.count("LineCollection") == 4 and "<image" in drawing and "lstm_6, hyperlstm" in drawing
 
 
 def test_what_a_model_writes_has_the_units_of_its_data(stroke_runs):
-    _, model = load_model(stroke_runs[0])
+    model = load_network(stroke_runs[0])
     assert model.offset_mean[0] > 5 and model.offset_std[1] > 10  # of the scribbles
     offsets = np.diff(write(model, 500).points[:, 0])
     # After two steps of training, about the standard normal distribution of the normalised offsets.
@@ -46,11 +45,13 @@ def test_what_a_model_writes_has_the_units_of_its_data(stroke_runs):
 @pytest.mark.parametrize(
     ("run", "options", "words"),
     [
-        ("images", (), ("does not write by hand",)),
+        ("images", (), ("does not write",)),
+        ("text", (), ("does not write by hand",)),
         ("plain", ("--lines", 0), ("--lines is 0",)),
         ("plain", ("--bias", -1), ("bias -1",)),
         ("plain", ("--lines", 1, "--steps", 5, "--output", "sample.xyz"), ("sample.xyz", "xyz")),
     ],
 )
-def test_mistakes(run, options, words, assert_refused, stroke_runs, finished):
-    assert_refused("sample_handwriting", {"plain": stroke_runs[0], "images": finished}[run], *options, words=words)
+def test_mistakes(run, options, words, assert_refused, stroke_runs, text_runs, finished):
+    path = {"plain": stroke_runs[0], "images": finished, "text": text_runs[0]}[run]
+    assert_refused("sample_handwriting", path, *options, words=words)
