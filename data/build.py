@@ -19,6 +19,7 @@ from data.images import ImageBatches, ImageSplits, KnownAndUnknown, channel_stat
 from data.sources import ImageArrays, arrays, cifar10, fashion_mnist, mnist
 from data.stroke_sources import StrokeArrays, iam_ondb, scribbles
 from data.strokes import EvaluationLines, StrokeSplits, TrainingLines, offset_statistics, without_short_lines
+from data.styles import slanted_mnist, thick_mnist
 from data.task_sequences import PermutedImages, TaskSplits, of_classes
 from data.text import EvaluationStreams, TextSplits, TrainingStreams
 from data.text_sources import TextArrays, ptb_char, text
@@ -30,6 +31,8 @@ IMAGE_SETS: dict[str, Callable[..., ImageArrays]] = {
     "cifar10": cifar10,
     "mnist": mnist,
     "fashion_mnist": fashion_mnist,
+    "slanted_mnist": slanted_mnist,
+    "thick_mnist": thick_mnist,
     "arrays": arrays,
 }
 TEXTS: dict[str, Callable[..., TextArrays]] = {

@@ -110,7 +110,8 @@ class KeyValueNetworks(nn.Module):
     hypernetwork in the sense of this library, because it generates no weights: f and g are learned like any other
     layer. But a hypernetwork may generate *them*, one set for each style:
 
-        styles = HyperDNN(styled, partial(Hypernetwork, condition_size=8), lambda name, _: name.startswith("networks"))
+        chunks = partial(Hypernetwork, generation=GenerateChunkWise(4096), body=MLPBody(64), condition_size=8)
+        styles = HyperDNN(styled, chunks, choose=lambda name, parameter: name.startswith("networks."))
         noise = styles(latents, timestep, text, condition=style)
 
     The last layer of each MLP starts at zero, so the model starts as the frozen one exactly. There are two exceptions:

@@ -25,11 +25,20 @@ from training.tasks.character_modelling import CharacterModelling
 from training.tasks.handwriting import Handwriting
 from training.tasks.image_classification import ImageClassification
 from training.tasks.image_drawing import ImageDrawing
+from training.tasks.styled_diffusion import StyledDiffusion
 from training.tasks.translation import Translation
 from training.tasks.uncertain_regression import UncertainRegression
 
 Record = dict[str, Any]
-TASKS = (ImageClassification, CharacterModelling, Handwriting, ImageDrawing, Translation, UncertainRegression)
+TASKS = (
+    ImageClassification,
+    CharacterModelling,
+    Handwriting,
+    ImageDrawing,
+    StyledDiffusion,
+    Translation,
+    UncertainRegression,
+)
 METRICS = {task.metric.key: task.metric for task in TASKS}
 SESSION = {"commit": str, "first_step": int, "last_step": int, "seconds": NUMBER}
 SHAPE = {  # of a record; it may hold more

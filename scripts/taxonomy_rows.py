@@ -141,5 +141,19 @@ SECTIONS = [
         },
         (*DRAWN[:1], Column("mse_nearest_trained", "nearest function trained", 3), *DRAWN[1:]),
     ),
+    Section(
+        "Stable-Diffusion-style: a diffusion model of digits learns to slant them, mean squared error of the noise",
+        {
+            "style_base": "the model, on upright digits",
+            "style_slanted_key_value": "key-value networks before the frozen model",
+            "style_slanted_low_rank": "changes of low rank to the frozen model",
+            "style_slanted_fine_tuned": "the whole model trained further",
+        },
+        (
+            Column("noise_error", "error", 4),
+            Column("noise_error_frozen", "frozen model", 4),
+            Column("misread_samples", "samples misread, %", 1),
+        ),
+    ),
 ]
 EXPERIMENTS = [name for section in SECTIONS for name in section.rows]

@@ -10,6 +10,7 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
+from data.images import ImageSplits
 from hypernets import UserError
 from training.distributed import Processes
 from training.logger import check_logger
@@ -25,6 +26,7 @@ from training.tasks import (
     handwriting,
     image_classification,
     image_drawing,
+    styled_diffusion,
     translation,
     uncertain_classification,
 )
@@ -56,16 +58,20 @@ def build_all(monkeypatch):
 
     No memory is needed, except where the hypernetwork measures what it generates.
     """
-    shapes = {"mnist": (1, 28, 28)}
+    shapes = dict.fromkeys(("mnist", "slanted_mnist", "fashion_mnist"), (1, 28, 28))
 
     def stub_images(dataset, **place):
         shape, train = shapes.get(dataset["kind"], (3, 32, 32)), SimpleNamespace(num_examples=1000)
-        classes = dataset.get("classes_per_task") or 10
-        return SimpleNamespace(image_shape=shape, num_classes=classes, train=train, tasks=dataset.get("tasks"))
+        return ImageSplits(train, validation=None, test=None, num_classes=10, image_shape=shape, digest="")
 
-    for task in (image_classification, image_drawing, any_architecture):
+    def stub_tasks(dataset, **place):
+        classes = dataset["classes_per_task"] or 10
+        return SimpleNamespace(image_shape=(1, 28, 28), num_classes=classes, tasks=dataset["tasks"])
+
+    for task in (image_classification, image_drawing, any_architecture, styled_diffusion):
         monkeypatch.setattr(task, "build_images", stub_images)
-    monkeypatch.setattr(continual_classification, "build_tasks", stub_images)
+    monkeypatch.setattr(continual_classification, "build_tasks", stub_tasks)
+    monkeypatch.setattr(styled_diffusion, "load_base", lambda run, network: run)
     monkeypatch.setattr(uncertain_classification, "build_with_unknown", stub_images)
     monkeypatch.setattr(character_modelling, "build_text", lambda *_, **__: SimpleNamespace(vocabulary="abcdefgh"))
     stub_strokes = SimpleNamespace(mean=[0.0, 0.0], std=[1.0, 1.0])
@@ -79,7 +85,9 @@ def build_all(monkeypatch):
     def build(settings):
         check_settings(settings)
         check_logger(settings)
-        device = torch.device("cpu" if settings["main_net"]["kind"] in ("mlp", "coordinate_mlp") else "meta")
+        device = torch.device(
+            "cpu" if settings["main_net"]["kind"] in ("mlp", "coordinate_mlp", "denoiser") else "meta"
+        )
         with device:
             _, task = build_task(settings, Processes(0, 1, device))
         build_optimizer(task, settings["optimizer"])
@@ -91,7 +99,7 @@ def build_all(monkeypatch):
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_experiment_builds_and_its_name_tells_its_size_and_its_row(build_all, experiment):
-    settings = composed(f"experiment={experiment}")
+    settings = composed(f"experiment={experiment}", *["dataset.path=base"] * ("style_slanted" in experiment))
     build_all(settings)
     table, _, name = experiment.rpartition("/")
     main_net = settings["main_net"]
@@ -160,6 +168,8 @@ COMBINATIONS = [
     ["main_net=coordinate_mlp", "hypernet=component_wise", "hypernet.body=cnn", "dataset=mnist_drawing", *of("data")],
     ["main_net=coordinate_mlp", "hypernet=once", "hypernet.body=rnn", "hypernet.units=[8]", "dataset=sinusoids"]
     + of("data"),
+    ["main_net=denoiser", "hypernet=key_value", "dataset=mnist_styles", "dataset.path=base"],
+    ["main_net=denoiser", "hypernet=low_rank", "dataset=mnist_styles", "dataset.path=base"],
 ]
 
 

@@ -1,13 +1,14 @@
 """Key-value networks in models that know nothing of them: PyTorch's transformer layers and a UNet of diffusers."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hypernets import KeyValueNetworks, UserError
+from hypernets import GenerateChunkWise, HyperDNN, Hypernetwork, KeyValueNetworks, MLPBody, UserError
 
 WIDTH = 8  # of the context
 
@@ -34,12 +35,12 @@ def unet():
     )
 
 
-def call(model):
+def call(model, **condition):
     context = torch.randn(2, 5, WIDTH, generator=torch.Generator().manual_seed(1))
-    if not isinstance(getattr(model, "frozen_model", model), nn.TransformerDecoderLayer):
+    if not any(isinstance(module, nn.TransformerDecoderLayer) for module in model.modules()):
         images = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(2))
-        return model(images, torch.tensor([3, 7]), encoder_hidden_states=context).sample
-    return model(torch.randn(2, 3, WIDTH, generator=torch.Generator().manual_seed(2)), context)
+        return model(images, torch.tensor([3, 7]), encoder_hidden_states=context, **condition).sample
+    return model(torch.randn(2, 3, WIDTH, generator=torch.Generator().manual_seed(2)), context, **condition)
 
 
 def changed(network):
@@ -137,3 +138,18 @@ def test_first_files_of_the_web_ui_are_read():
 def test_mistakes(build, words):
     with pytest.raises(UserError, match=words):
         build()
+
+
+@pytest.mark.parametrize("make", [decoder, unet])
+def test_one_hypernetwork_makes_the_networks_of_many_styles(make):
+    """What generates the key-value networks is a hypernetwork in the sense of this library."""
+    chunks = partial(Hypernetwork, generation=GenerateChunkWise(50), body=MLPBody(16), condition_size=3)
+    styles = HyperDNN(KeyValueNetworks(make()), chunks, choose=lambda name, _: name.startswith("networks."))
+    conditions = torch.randn(2, 3)
+    outputs = [call(styles, condition=condition) for condition in conditions]
+    assert not torch.allclose(*outputs)
+    sum(output.square().mean() for output in outputs).backward()
+    assert all(parameter.grad.any() for parameter in styles.hypernetwork.parameters())
+    assert all(parameter.grad is None for parameter in styles.main_network.parameters())
+    with torch.no_grad():
+        assert torch.equal(call(styles.export(conditions[1])), call(styles, condition=conditions[1]))

@@ -17,6 +17,7 @@ from training.tasks import (
     handwriting,
     image_classification,
     image_drawing,
+    styled_diffusion,
     translation,
     uncertain_classification,
     uncertain_regression,
@@ -32,6 +33,7 @@ TASKS = {
     "continual_classification": continual_classification.build,
     "few_shot_regression": few_shot_regression.build,
     "image_drawing": image_drawing.build,
+    "styled_diffusion": styled_diffusion.build,
     "uncertain_classification": uncertain_classification.build,
     "uncertain_regression": uncertain_regression.build,
 }

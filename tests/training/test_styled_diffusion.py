@@ -1,0 +1,60 @@
+"""Diffusion of digits in a style: a base model, and what is adapted to it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from data.build import IMAGE_SETS
+from data.sources import ImageArrays
+from data.styles import slanted_mnist
+from training.run import read_result
+
+SMALL = [
+    *("dataset=mnist_styles", "dataset.validation_size=10", "dataset.batch_size=20", "main_net=denoiser"),
+    *("main_net.units=8", "main_net.blocks=1", "schedule=constant", "schedule.rate=0.01", "steps=4"),
+    *("validate_every=4", "logger=none", "device=cpu", "precision=float32"),
+]
+
+
+def digits(root):
+    images = np.zeros((60, 28, 28, 1), dtype=np.uint8)
+    images[:, 4:24, 12:16] = 255  # upright strokes
+    labels = np.arange(60) % 10
+    return ImageArrays(images, labels, images, labels, num_classes=10)
+
+
+@pytest.fixture(autouse=True)
+def small_digits(monkeypatch):
+    monkeypatch.setitem(IMAGE_SETS, "mnist", digits)
+    monkeypatch.setattr("data.styles.mnist", digits)
+    monkeypatch.setattr("training.tasks.styled_diffusion.SAMPLING_STEPS", 3)
+    monkeypatch.setattr("training.tasks.styled_diffusion.CLASSIFIER_STEPS", 3)
+
+
+def test_slanted_digits_lean_to_the_right(tmp_path):
+    (image,) = slanted_mnist(tmp_path).test_images[:1, :, :, 0]
+    columns = (image.astype(float) * np.arange(28)).sum(1) / image.astype(float).sum(1).clip(1)
+    assert columns[6] > columns[14] + 2 > columns[22] + 4
+
+
+def test_a_style_is_learned_in_front_of_a_frozen_model(launcher, assert_one_line):
+    launcher.succeed(*SMALL, "hypernet=none", "run=base", f"runs={launcher.runs}")
+    base = torch.load(launcher.runs / "base" / "best.pt", weights_only=True)["network"]
+    style = ["dataset.kind=slanted_mnist", f"dataset.path={launcher.runs / 'base'}", f"runs={launcher.runs}"]
+    for hypernet, trained in (("key_value", 2 * (8 * 16 + 16 + 16 * 8 + 8)), ("low_rank", None), ("none", None)):
+        launcher.succeed(*SMALL, *style, f"hypernet={hypernet}", f"run={hypernet}")
+        result = read_result(launcher.runs / hypernet)
+        assert 0 <= result["test"]["misread_samples"] <= 100
+        if trained:
+            assert result["parameters"] == trained
+            assert result["test"]["noise_error_frozen"] != result["test"]["noise_error"]
+            saved = torch.load(launcher.runs / hypernet / "best.pt", weights_only=True)["network"]
+            assert all(torch.equal(saved[f"frozen_model.{name}"], value) for name, value in base.items())
+    facts = [
+        json.loads((launcher.runs / run / "run.json").read_text())["data"] for run in ("key_value", "none", "base")
+    ]
+    assert facts[0] == facts[1] != facts[2]  # the digest covers the model that is adapted
+    done = launcher.call(*SMALL, "hypernet=key_value", "run=alone", f"runs={launcher.runs}")
+    assert_one_line(done, "dataset.path is null", "hypernet=key_value")

@@ -1,0 +1,171 @@
+"""Diffusion of digits of a class, and the adaptation of a trained one to another style.
+
+Shape legend
+    B  images in a batch
+"""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data.build import build_images
+from data.images import ImageSplits
+from hypernets import KeyValueNetworks, UserError
+from hypernets.errors import call_with_settings
+from models import denoiser
+from models.mlp import MLP
+from training import checkpoint
+from training.distributed import Processes
+from training.run import read_facts
+from training.task import Metric
+from training.tasks.image_drawing import side_by_side
+
+SAMPLES = 200  # whose classes are read
+SAMPLING_STEPS = 25
+CLASSIFIER_STEPS = 300
+
+
+def signal_and_noise(time: Tensor) -> tuple[Tensor, Tensor]:
+    """How much of the image and of the noise there is at times [B], each [B, 1, 1, 1] (Nichol and Dhariwal 2021)."""
+    angle = (0.02 + 0.96 * time) * (math.pi / 2)
+    return angle.cos().view(-1, 1, 1, 1), angle.sin().view(-1, 1, 1, 1)
+
+
+class StyledDiffusion(nn.Module):
+    """Mean squared error of the noise that a denoiser predicts (Ho et al. 2020); the metric is the same."""
+
+    metric = Metric("noise_error", "error of the noise", digits=4)
+
+    def __init__(self, network: nn.Module, splits: ImageSplits) -> None:
+        super().__init__()
+        self.network = network
+        self._splits = splits
+        self._classifier: nn.Module | None = None
+        self._drawn: Tensor | None = None
+
+    def forward(self, batch: tuple[Tensor, Tensor], carried: None) -> tuple[Tensor, None]:
+        """Return the loss of (images [B, C, H, W], labels [B]) at random times with random noise."""
+        images, labels = batch
+        return self._error(images, labels, torch.rand(len(images)), torch.randn(images.shape)).mean(), carried
+
+    def _error(self, images: Tensor, labels: Tensor, time: Tensor, noise: Tensor) -> Tensor:
+        time, noise = time.to(images.device), noise.to(images.device)
+        signal, strength = signal_and_noise(time)
+        predicted = self.network(signal * images + strength * noise, time, labels)
+        return (predicted.float() - noise).square().flatten(1).mean(dim=1)
+
+    @torch.no_grad()
+    def sample(self, labels: Tensor, shape: tuple[int, int, int]) -> Tensor:
+        """Draw images of the classes [B] by deterministic sampling (Song et al. 2021), always from the same noise."""
+        x = torch.randn(len(labels), *shape, generator=torch.Generator().manual_seed(0)).to(labels.device)
+        times = torch.linspace(1, 0, SAMPLING_STEPS + 1, device=labels.device)
+        for now, later in zip(times, times[1:], strict=False):
+            noise = self.network(x, now.expand(len(x)), labels).float()
+            signal, strength = signal_and_noise(now[None])
+            image = ((x - strength * noise) / signal).clamp(-3, 3)
+            signal, strength = signal_and_noise(later[None])
+            x = signal * image + strength * noise
+        return x
+
+    @torch.no_grad()
+    def evaluate(
+        self, batches: Iterable[tuple[Tensor, Tensor]], total: Callable[[Tensor], Tensor] = lambda sums: sums
+    ) -> dict[str, float]:
+        """Return the error of the noise, at the same times and with the same noise in every evaluation.
+
+        noise_error_frozen  without the key-value networks: what the frozen model has by itself
+        misread_samples     percent of samples of which a classifier that knows the style reads another class
+        """
+        was_training = self.training
+        self.eval()
+        generator = torch.Generator().manual_seed(0)
+        styled = isinstance(self.network, KeyValueNetworks)
+        sums = torch.zeros(3, dtype=torch.float64)
+        try:
+            for images, labels in batches:
+                place = torch.rand(len(images), generator=generator), torch.randn(images.shape, generator=generator)
+                error = self._error(images, labels, *place).sum()
+                frozen = torch.zeros_like(error)
+                if styled:
+                    strength, self.network.strength = self.network.strength, 0.0
+                    frozen = self._error(images, labels, *place).sum()
+                    self.network.strength = strength
+                sums += torch.stack([error, frozen, error.new_tensor(len(labels))]).double().cpu()
+            asked = torch.arange(SAMPLES, device=images.device) % self._splits.num_classes
+            drawn = self.sample(asked, self._splits.image_shape)
+            misread = (self._read(drawn) != asked).float().mean().item()
+            self._drawn = drawn[:20, 0].flatten(1).cpu()
+        finally:
+            self.train(was_training)
+        error, frozen, count = total(sums).tolist()
+        values = {"loss": error / count, "noise_error": error / count, "misread_samples": 100 * misread}
+        return values | ({"noise_error_frozen": frozen / count} if styled else {})
+
+    def _read(self, images: Tensor) -> Tensor:
+        """The classes of images by an MLP that was trained on real ones of this style."""
+        if self._classifier is None:
+            with torch.random.fork_rng([]), torch.enable_grad():
+                torch.manual_seed(0)
+                classifier = MLP(math.prod(self._splits.image_shape), [100], self._splits.num_classes).to(images.device)
+                optimizer = torch.optim.Adam(classifier.parameters(), lr=0.003)
+                for step in range(CLASSIFIER_STEPS):
+                    x, labels = self._splits.train.batch(step)
+                    optimizer.zero_grad()
+                    F.cross_entropy(classifier(x.contiguous()), labels).backward()
+                    optimizer.step()
+            self.__dict__["_classifier"] = classifier  # not a module of this one: it is no part of the task
+        return self._classifier(images).argmax(dim=1)
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """Two samples of each class."""
+        if self._drawn is None:
+            return {}
+        return {"samples": side_by_side(self._drawn.split(10), self._splits.image_shape[1])}
+
+
+def load_base(run: str, network: nn.Module) -> str:
+    """Load the best network of an earlier run; return a digest of its weights."""
+    best = checkpoint.load_best(Path(run), read_facts(Path(run))["id"])
+    if best is None:
+        raise UserError(f"{run} has no best network; set dataset.path to a finished run of this task.")
+    try:
+        network.load_state_dict(best["network"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"The network of {run} is not the one of main_net: {reason}; choose another run.") from None
+    weights = nn.utils.parameters_to_vector(network.parameters())
+    return hashlib.sha256(weights.detach().cpu().numpy().tobytes()).hexdigest()
+
+
+def build(settings: Mapping[str, Any], processes: Processes) -> tuple[ImageSplits, StyledDiffusion]:
+    """Build the splits and the task from the settings of a run."""
+    if processes.world_size > 1:
+        raise UserError("Diffusion runs in one process; start it without torchrun.")
+    dataset = {key: value for key, value in settings["dataset"].items() if key not in ("task", "name", "path")}
+    splits = build_images(dataset, seed=settings["seed"], **vars(processes))
+    main_net, hypernet, base = settings["main_net"], settings["hypernet"], settings["dataset"].get("path")
+    if main_net["kind"] != "denoiser" or hypernet["kind"] not in denoiser.ADAPTERS:
+        raise UserError(
+            "Diffusion is of main_net=denoiser with hypernet=none, hypernet=key_value or hypernet=low_rank, not "
+            f"{main_net['kind']} with {hypernet['kind']}."
+        )
+    if base is None and hypernet["kind"] != "none":
+        raise UserError(
+            f"dataset.path is null, but hypernet={hypernet['kind']} adapts a trained model; set it to the run of one."
+        )
+    torch.manual_seed(settings["seed"])
+    own = {key: value for key, value in main_net.items() if key not in ("kind", "name")}
+    network = call_with_settings(denoiser.build, "main_net", own, splits.image_shape, splits.num_classes)
+    if base is not None:
+        splits = dataclasses.replace(splits, digest=splits.digest + load_base(base, network))
+    own = {key: value for key, value in hypernet.items() if key not in ("kind", "name")}
+    network = call_with_settings(denoiser.ADAPTERS[hypernet["kind"]], "hypernet", own, network)
+    return splits, StyledDiffusion(network, splits)
