@@ -85,9 +85,8 @@ def build_all(monkeypatch):
     def build(settings):
         check_settings(settings)
         check_logger(settings)
-        device = torch.device(
-            "cpu" if settings["main_net"]["kind"] in ("mlp", "coordinate_mlp", "denoiser") else "meta"
-        )
+        measured = settings["hypernet"]["kind"] not in ("none", "hyperlstm", "hyperrnn")
+        device = torch.device("cpu" if measured else "meta")
         with device:
             _, task = build_task(settings, Processes(0, 1, device))
         build_optimizer(task, settings["optimizer"])
