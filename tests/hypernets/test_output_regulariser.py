@@ -15,6 +15,7 @@ class LinearHypernetwork(nn.Module):
 
     def __init__(self, parameters, condition_size=3):
         super().__init__()
+        self.condition_size = condition_size
         self.shapes = {name: parameter.shape for name, parameter in parameters.items()}
         self.matrix = nn.Parameter(torch.randn(condition_size, sum(shape.numel() for shape in self.shapes.values())))
 

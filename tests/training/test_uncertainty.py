@@ -55,8 +55,8 @@ CUBIC = [
     "hypernet",
     [
         ["hypernet=once", "hypernet.units=[8]", "hypernet.condition=noise", "hypernet.condition_size=4"],
-        ["hypernet=separate", "+hypernet.members=3"],
-        ["hypernet=none", "main_net.dropout=0.1"],
+        pytest.param(["hypernet=separate", "+hypernet.members=3"], marks=pytest.mark.slow),
+        pytest.param(["hypernet=none", "main_net.dropout=0.1"], marks=pytest.mark.slow),
     ],
     ids=lambda overrides: overrides[0],
 )
