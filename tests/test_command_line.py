@@ -11,7 +11,7 @@ MISTAKES = [
     ("[", "["),
     # Names that are no choice, and keys that are no setting.
     ("experiment=table2/wrn_41_1", "'table2/wrn_41_1'", "table2/wrn_40_1, ", "table7/mnist_convnet"),
-    ("hypernet=dynamic", "'dynamic'", "hyperlstm, hyperrnn, none, static"),
+    ("hypernet=dynamic", "'dynamic'", "hyperlstm, hyperrnn, "),
     ("main_net.widht=2", "'main_net.widht'", "--cfg job"),
     ("+main_net.widht=2", "main_net.widht", "depth, width"),
     ("+dataset.batch=2", "batch"),
@@ -41,7 +41,7 @@ MISTAKES = [
     ("main_net=mnist_convnet", "28x28", "8x8"),
     ("main_net=lstm hypernet=none", "'lstm'", "images", "main_net=wide_resnet"),
     ("main_net=lstm dataset=shakespeare", "'static'", "'lstm'", "hypernet=none or hypernet=hyperlstm"),
-    ("dataset=shakespeare", "'wide_resnet'", "text", "main_net=lstm"),
+    ("dataset=shakespeare", "'wide_resnet'", "sequences", "main_net=lstm"),
     ("hypernet.basic_channels=[24,16]", "nothing to generate"),
 ]
 

@@ -82,7 +82,7 @@ def test_relative_path_is_looked_up_here_then_in_the_root_then_among_the_bundled
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "svhn"}, "cifar10, mnist, arrays"),
+        ({"kind": "svhn"}, "cifar10, mnist, "),
         ({"kind": "mnist"}, "dataset.path"),  # which it does not read
         ({"path": None}, "dataset.path is not set"),
         ({"batch_size": 10**30}, "at most 45"),

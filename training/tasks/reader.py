@@ -30,7 +30,7 @@ class Reader:
             output, self._states[index] = run_cell(cell, output, self._states[index])
         if shows_row_scales(self._model):
             d_h, _, _ = cell.row_scales(cell.embeddings(self._states[-1].hyper_h))  # of the rows of W_h (Eq. 11-12)
-            self._scales.append(d_h[0].float().cpu())  # [4, H]
+            self._scales.append(d_h[:, 0].float().cpu())  # [4, H]
         return self._model.read_out(output)[0, 0].float().cpu()
 
     def changes(self) -> Tensor | None:
