@@ -24,6 +24,12 @@ CAPTIONS = {
     "wide_resnets": "Plain and hyper, side by side:",
     "settings": "Training steps of Hyper WRN-40-1 with one setting changed, and the ratio to its step by default:",
 }
+# An LSTM multiplies with 4 H (I + H) weights per step, a HyperLSTM with 4 H^ (I + H + H^) + 12 N_z (H^ + H) more.
+BOUND = """The hyper cell has 128 units at every width, so the narrower the main network is, the larger its share: a
+HyperLSTM multiplies with 1.16 times as many weights as an LSTM of 1000 units, 1.34 times as many as one of 500 and 1.77
+times as many as one of 256. That is what its ratio could come down to. The rest is what a time step does besides
+products; uncompiled, that is one PyTorch operation after another, and the smaller the tensors, the more is overhead.
+"""
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
@@ -63,6 +69,8 @@ def page(record: Mapping[str, Any], in_both_precisions: Sequence[Mapping[str, An
         for key, caption in CAPTIONS.items():
             if key in measured:
                 lines += [caption, "", *table(measured[key])]
+            if key == "against_built_in" and part == "recurrent":
+                lines += [BOUND]
     curves: dict[str, dict[str, float]] = {}
     for run in in_both_precisions:
         for point in run["curve"]:
