@@ -76,7 +76,8 @@ def run_cell(
 
     Under autocast the matrix products are in its type, state and sums over time in float32. The steps are taken one by
     one where something looks into them: a transform of `torch.func`, forward-mode differentiation or `torch.export`;
-    and in a backward pass with `create_graph=True`, for second derivatives.
+    where a weight of the cell is not a parameter, as after `torch.nn.utils.prune`; and in a backward pass with
+    `create_graph=True`, for second derivatives.
 
     Args:
         cell: see layer.py.
@@ -88,7 +89,7 @@ def run_cell(
         h at every time step, [T, B, H], and the state after the last one.
     """
     operands = Operands(cell.input_weights(), cell.recurrent_weights(), cell.dropout_masks(input), state)
-    if _steps_are_looked_into():
+    if _steps_are_looked_into() or _has_loose_tensors(cell):
         return step_by_step(cell, input, operands)
 
     multiplied = {w.untyped_storage().data_ptr() for w in (*operands.input_weights, *operands.recurrent_weights)}
@@ -110,6 +111,12 @@ def run_cell(
 def _steps_are_looked_into() -> bool:
     transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
     return transformed or torch.compiler.is_exporting()
+
+
+def _has_loose_tensors(cell: nn.Module) -> bool:
+    """Whether a tensor with a gradient is neither a parameter nor made from one by a parametrisation."""
+    attributes = (value for module in cell.modules() for value in vars(module).values())
+    return any(isinstance(value, Tensor) and value.requires_grad for value in attributes)
 
 
 def step_by_step(cell: nn.Module, input: Tensor, operands: Operands) -> tuple[Tensor, tuple[Tensor, ...]]:

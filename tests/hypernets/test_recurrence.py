@@ -11,6 +11,7 @@ from unittest import mock
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -268,6 +269,28 @@ def test_transforms_of_functions():
         assert_agree([torch.autograd.forward_ad.unpack_dual(value).tangent], [expected])
     exported = torch.export.export(fast, (inputs[0],)).module()
     assert_agree([exported(inputs[0])[0]], [reference(inputs[0])[0]])
+
+
+def test_pruned_and_parametrised_weights():
+    reference, fast = make_pair("layer_norm_hyperlstm")
+    for layer in (reference, fast):
+        for module, name in ((layer.cells[0], "bias"), (layer.cells[0].hyper_cell, "weight_h")):
+            prune.l1_unstructured(module, name, 0.3)
+    input, state = torch.randn(4, 2, 5, dtype=torch.float64), random_state(reference, 2)
+    assert_agree(run(fast, input, state), run(reference, input, state))
+    reference, fast = make_pair("layer_norm_hyperlstm")
+    for layer in (reference, fast):
+        torch.manual_seed(2)
+        parametrizations.weight_norm(layer.cells[0].hyper_cell, "weight_h")
+        parametrizations.weight_norm(layer.cells[0], "weight_h")
+    assert_agree(run(fast, input, state), run(reference, input, state))
+
+
+def test_inference_mode():
+    reference, fast = make_pair("layer_norm_hyperlstm")
+    input = torch.randn(4, 2, 5, dtype=torch.float64)
+    with torch.inference_mode():
+        assert_agree([fast(input)[0]], [reference(input)[0]])
 
 
 def test_a_new_user_meets_no_compiler_no_warning_and_no_file(tmp_path):
