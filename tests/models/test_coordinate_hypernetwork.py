@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from hypernets import UserError
+from hypernets import GenerateComponentWise, Hypernetwork, MLPBody, UserError
 from models.coordinate_hypernetwork import CoordinateHypernetwork
 from models.fully_connected import FullyConnected, build
 from models.hypernetworks import generate_weights
@@ -73,3 +73,25 @@ def test_801_parameters_learn_and_start_with_the_variance_of_the_main_network():
 def test_what_does_not_fit_is_refused(make, word):
     with pytest.raises(UserError, match=word):
         make()
+
+
+def test_it_is_a_component_wise_hypernetwork_whose_pieces_are_described_by_their_coordinates():
+    torch.manual_seed(0)
+    kernel = torch.randn(3, 3, 5, 5)
+    ours = CoordinateHypernetwork({"weight": kernel}, hidden_sizes=(6, 7))
+    # Each weight of the matrix is a piece; in place of a learned embedding it has the coordinates of unit and pixel.
+    matrix = {"weight": kernel.flatten(2).flatten(0, 1)}
+    general = Hypernetwork(matrix, GenerateComponentWise((1, 1)), MLPBody(6, 7), embedding_size=4)
+    coordinates = torch.cartesian_prod(*(torch.linspace(-1, 1, size) for size in kernel.shape))
+    general.embeddings = nn.Parameter(coordinates, requires_grad=False)
+    first, second, last = ours.layers
+    general.body.load_state_dict({
+        **{f"0.{name}": value for name, value in first.state_dict().items()},
+        **{f"2.{name}": value for name, value in second.state_dict().items()},
+    })  # fmt: skip
+    general.heads[0].load_state_dict(last.state_dict())
+    general.base.zero_()
+    general.scale.fill_(1)
+    torch.testing.assert_close(general()["weight"].view_as(kernel), ours()["weight"])
+    learned = [parameter for parameter in general.parameters() if parameter.requires_grad]
+    assert sum(parameter.numel() for parameter in learned) == count(ours)
