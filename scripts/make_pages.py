@@ -162,13 +162,14 @@ def taxonomy_page(records: Sequence[Record], results: Path) -> str:
 
 
 def trial_lines(trials: Sequence[Record]) -> list[str]:
-    """Short runs with several optimizers, and what they reached on validation."""
+    """Short runs with several optimizers, with and without the symmetry, and what they reached on validation."""
     in_columns = ("experiment", "optimizer", "schedule", "schedule.peak", "steps", "main_net.depth")
-    left_out = (*in_columns, *CHANGE_NOTHING, "validate_every")
+    left_out = (*in_columns, *CHANGE_NOTHING, "validate_every", "dataset.test_streams")
 
     def cells(record: Record) -> list[str]:
         settings, overrides = record["settings"], record["command"].split()[2:]
         others = [each for each in overrides if key_of_override(each) not in left_out]
+        others += ["hypernet.equal_start=false"] * (settings["hypernet"].get("equal_start") is False)
         network = f"[{settings['main_net']['name']}, {settings['hypernet']['name']}](optimizers/{record['name']}.json)"
         optimizer = f"{settings['optimizer']['kind']} at {peak_rate(record):g}"
         losses = [row["train/loss"] for row in record["curve"] if "train/loss" in row]
