@@ -15,6 +15,9 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
 from benchmarks import report
 from benchmarks.report import markdown_table
 from hypernets import UserError
@@ -157,6 +160,8 @@ def taxonomy_page(records: Sequence[Record], results: Path) -> str:
     lines = ["# Hypernetworks of every kind", "", claims, ""]
     for section in SECTIONS:
         lines += [f"## {section.title}", "", *taxonomy_table(section, records), ""]
+        if section.picture and (results / section.picture).exists():
+            lines += [f"![{section.title}]({section.picture})", ""]
     runs = [run_line(record) for record in records if record["table"] == "taxonomy"]
     return "\n".join([*lines, meaning, "", *["## Runs", "", *runs, ""] * bool(runs)])
 
@@ -207,6 +212,35 @@ def by_optimizer(records: Sequence[Record], axis: str) -> list[Curve]:
             places = [whole * point["step"] / record["steps"] for point in record["curve"]]
             lines.append((label, places, [point["validation/error"] for point in record["curve"]]))
     return lines
+
+
+def parameter_figure(section: Section, records: Sequence[Record]) -> Figure:
+    """The error of the rows of a section against their trained parameters."""
+    figure, axes = plt.subplots(figsize=(8, 5), layout="tight")
+    for experiment, what in section.rows.items():
+        runs = [record for record in records if row_of(record) == f"taxonomy/{experiment}"]
+        marker = "s" if "plain" in experiment else "o"
+        for record in runs:
+            axes.plot(record["parameters"], record["test"]["error"], marker)
+            axes.annotate(what, (record["parameters"], record["test"]["error"]), fontsize=8)
+    axes.set(xscale="log", xlabel="trained parameters", ylabel="test error in percent")
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def spread_figure(section: Section, records: Sequence[Record]) -> Figure:
+    """The spread of the samples outside of the data, in the course of training."""
+    lines = [
+        (what, [point["step"] for point in record["curve"]], [point[SPREAD] for point in record["curve"]])
+        for experiment, what in section.rows.items()
+        for record in records
+        if row_of(record) == f"taxonomy/{experiment}"
+    ]
+    return draw_curves(lines, "step", SPREAD)
+
+
+SPREAD = "validation/spread_outside"
+DRAWN = {"taxonomy_parameters.png": parameter_figure, "taxonomy_spread.png": spread_figure}
 
 
 def summary_lines(records: Sequence[Record], link: str) -> list[str]:
@@ -267,6 +301,10 @@ def write(project: Path, check: bool = False, pictures: bool = False) -> None:
     for axis in AXES if pictures else ():
         figure = draw_curves(by_optimizer(records, axis), axis, "validation error in percent")
         save_figure(figure, project / "results" / f"findings_{axis}.png")
+
+    for section in SECTIONS if pictures else ():
+        if section.picture in DRAWN:
+            save_figure(DRAWN[section.picture](section, records), project / "results" / section.picture)
     made = pages(project)
     differing = [path for path, text in made.items() if not path.exists() or path.read_text() != text]
     names = ", ".join(str(path.relative_to(project)) for path in differing)

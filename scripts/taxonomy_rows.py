@@ -17,6 +17,7 @@ class Section(NamedTuple):
     title: str
     rows: dict[str, str]
     columns: tuple[Column, ...]
+    picture: str | None = None  # of results/, shown below the table where there is one
 
 
 CONTINUAL = (
@@ -63,6 +64,7 @@ SECTIONS = [
             "mnist_plain_32": "plain, 784-32-10",
         },
         ERROR,
+        "taxonomy_parameters.png",
     ),
     Section(
         "Bodies: chunks of 1,024 of the same MLP, error in percent",
@@ -90,6 +92,7 @@ SECTIONS = [
             Column("spread_inside", "spread inside"),
             Column("spread_outside", "spread outside"),
         ),
+        "taxonomy_spread.png",
     ),
     Section(
         "Conditioned on noise: MNIST, with Fashion-MNIST as the unknown, an MLP of 784-100-10, percent",
@@ -130,6 +133,7 @@ SECTIONS = [
             "drawing_50_pixels_concatenated": "their code beside the coordinates",
         },
         DRAWN,
+        "taxonomy_drawings.png",
     ),
     Section(
         "Few-shot and zero-shot: sinusoids of amplitudes and phases that are held out, mean squared error",
@@ -154,6 +158,7 @@ SECTIONS = [
             Column("noise_error_frozen", "frozen model", 4),
             Column("misread_samples", "samples misread, %", 1),
         ),
+        "taxonomy_samples.png",
     ),
 ]
 EXPERIMENTS = [name for section in SECTIONS for name in section.rows]
