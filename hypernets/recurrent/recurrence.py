@@ -22,6 +22,9 @@ from torch.func import functional_call
 
 # Rows (time steps times sequences) of a block: enough for a fast product, few enough to need little memory.
 BLOCK_ROWS = 512
+# Recurrent weights from which the gradients of matrices that a block saves cost more than computing each step twice, as
+# measured on two CPU cores: with products in float32, and in bfloat16.
+FEWEST_WEIGHTS, FEWEST_WEIGHTS_BFLOAT16 = 2**20, 2**22
 # Laying a matrix out for oneDNN pays where it is large, and used in several steps.
 SMALLEST_LAID_OUT, FEWEST_STEPS_LAID_OUT = 2**17, 8
 
@@ -76,8 +79,9 @@ def run_cell(
 
     Under autocast the matrix products are in its type, state and sums over time in float32. The steps are taken one by
     one where something looks into them: a transform of `torch.func`, forward-mode differentiation or `torch.export`;
-    where a weight of the cell is not a parameter, as after `torch.nn.utils.prune`; and in a backward pass with
-    `create_graph=True`, for second derivatives.
+    where a weight of the cell is not a parameter, as after `torch.nn.utils.prune`; in a backward pass with
+    `create_graph=True`, for second derivatives; and in training with `Step` where the layer is too narrow for another
+    order to pay.
 
     Args:
         cell: see layer.py.
@@ -104,6 +108,9 @@ def run_cell(
     )
     tensors = [tensor for group in operands for tensor in group]
     differentiable = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in [input, *tensors])
+    fewest = FEWEST_WEIGHTS_BFLOAT16 if autocast == torch.bfloat16 else FEWEST_WEIGHTS
+    if differentiable and plan.step_type is Step and sum(w.numel() for w in operands.recurrent_weights) < fewest:
+        return step_by_step(cell, input, operands)
     output, *final_state = Recurrence.apply(plan, differentiable, input, *tensors)
     return output, cell.state_type(*final_state)
 

@@ -40,6 +40,12 @@ def seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def narrow_layers_too(monkeypatch):
+    monkeypatch.setattr(recurrence, "FEWEST_WEIGHTS", 0)
+    monkeypatch.setattr(recurrence, "FEWEST_WEIGHTS_BFLOAT16", 0)
+
+
 @pytest.fixture
 def no_compiler(monkeypatch):
     """A machine without a compiler: the same path with its graphs as they were traced."""
@@ -284,6 +290,13 @@ def test_pruned_and_parametrised_weights():
         parametrizations.weight_norm(layer.cells[0].hyper_cell, "weight_h")
         parametrizations.weight_norm(layer.cells[0], "weight_h")
     assert_agree(run(fast, input, state), run(reference, input, state))
+
+
+def test_narrow_layers_take_their_steps_one_by_one(monkeypatch):
+    narrow, wide = HyperLSTM(3, 50), HyperLSTM(3, 500)
+    monkeypatch.undo()
+    for layer, name in ((narrow, "StackBackward0"), (wide, "RecurrenceBackward")):
+        assert layer(torch.randn(2, 2, 3))[0].grad_fn.name() == name
 
 
 def test_inference_mode():
