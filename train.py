@@ -47,7 +47,6 @@ def train(settings: dict[str, Any], overrides: list[str], experiment: str | None
     settings = command_line.with_absolute_paths(settings)
     processes = start_processes(settings["device"])
     precision = resolve_precision(settings["precision"], processes.device)
-    compiled = resolve_compile(settings["compile"], settings["steps"], processes.device)
     learning_rate = build_schedule(settings["schedule"], settings["steps"])
 
     run = None
@@ -66,10 +65,10 @@ def train(settings: dict[str, Any], overrides: list[str], experiment: str | None
         "versions": provenance.versions(),
         "hardware": provenance.hardware(processes.device, processes.world_size),
         "precision": str(precision).removeprefix("torch."),
-        "compiled": compiled,
     }
     try:
         splits, task = build_task(settings, processes)
+        facts["compiled"] = resolve_compile(settings["compile"], settings["steps"], task, processes.device)
         trainer = Trainer(
             task=task,
             splits=splits,
@@ -79,7 +78,7 @@ def train(settings: dict[str, Any], overrides: list[str], experiment: str | None
             budget=Budget(**{key: settings[key] for key in INTERVALS}),
             seed=settings["seed"],
             precision=precision,
-            compile_task=compiled,
+            compile_task=facts["compiled"],
             sync_batch_norm=settings["sync_batch_norm"],
             processes=processes,
             directory=run,

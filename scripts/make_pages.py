@@ -136,7 +136,7 @@ def page(table: str, records: Sequence[Record], tried: Sequence[Record], results
 
 
 def taxonomy_table(section: Section, records: Sequence[Record]) -> list[str]:
-    """A table of results/taxonomy.md: what was run of each experiment, mean and standard deviation over the seeds."""
+    """A table of results/taxonomy.md: the runs of each experiment, as mean and standard deviation over the seeds."""
 
     def cell(runs: Sequence[Record], key: str, digits: int) -> str:
         values = [run["test"][key] for run in runs if key in run["test"]]

@@ -64,7 +64,9 @@ def check_record(path: Path, record: Any) -> None:
     if not name or "/" in name or name.startswith("."):
         raise UserError(f"{path} is not a record of a run: its name is {name!r}, which is not the name of a file.")
     if row_of(record) not in [*(row.experiment for row in ROWS), *(f"taxonomy/{name}" for name in EXPERIMENTS)]:
-        raise UserError(f"{path} has no place: {row_of(record)} is a row neither of the paper's tables nor of ours.")
+        raise UserError(
+            f"{path} belongs to no table: there is no row {row_of(record)} in the paper's tables or in ours."
+        )
 
 
 def require_new(path: Path, record: Record, others: Sequence[Record]) -> None:

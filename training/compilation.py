@@ -4,20 +4,20 @@ import os
 import shutil
 
 import torch
-
-from hypernets import UserError
+from torch import nn
 
 PAYS_FROM = 2000  # steps: compiling takes about half a minute and saves a seventh of a Wide ResNet's step, or more
 
 
-def resolve_compile(setting: bool | str, steps: int, device: torch.device) -> bool:
+def resolve_compile(setting: bool | str, steps: int, task: nn.Module, device: torch.device) -> bool:
     """Whether to compile: for "auto", in runs on a CPU that are long enough for it to pay, if there is a compiler.
 
-    It depends on the steps of the whole run, so that a run that is resumed goes on as it began. What compiling saves on
-    a GPU is not measured, so there it has to be asked for.
+    Only a task that says how to compile it is compiled by itself; a pass whose shapes change, for example, would be
+    compiled again and again. The answer depends on the steps of the whole run, so that a run that is resumed goes on as
+    it began. What compiling saves on a GPU is not measured, so there it has to be asked for.
     """
-    if not isinstance(setting, bool) and setting != "auto":
-        raise UserError(f"compile is {setting!r}; it must be auto, true or false.")
-    if setting == "auto":
-        return device.type == "cpu" and steps >= PAYS_FROM and shutil.which(os.environ.get("CXX", "g++")) is not None
-    return setting
+    if setting != "auto":
+        return setting
+    says_how = type(task).compile is not nn.Module.compile
+    has_compiler = shutil.which(os.environ.get("CXX", "g++")) is not None
+    return says_how and has_compiler and device.type == "cpu" and steps >= PAYS_FROM

@@ -31,6 +31,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             raise UserError(f"There is no setting {key!r}; the settings are {', '.join(KNOWN)}.")
         if key in GROUPS and not isinstance(value, Mapping):
             raise UserError(f"{key} is {value!r}; choose one of its files, as python train.py --help shows them.")
+        if key == "compile" and not isinstance(value, bool) and value != "auto":
+            raise UserError(f"compile is {value!r}; it must be auto, true or false.")
         if key == "sync_batch_norm" and not isinstance(value, bool):
             raise UserError(f"{key} is {value!r}; it must be true or false.")
         if key in TEXTS and not (isinstance(value, str) and value) and (value is not None or key in ("runs", "device")):

@@ -27,7 +27,7 @@ WEIGHTS = Path(__file__).resolve().parent.parent / "results" / "weights"
 
 
 class Trained(NamedTuple):
-    """What is known of a trained network without its data set."""
+    """A trained network, and what can be said about it without its data set."""
 
     settings: dict[str, Any]
     state: dict[str, Tensor]  # of the network

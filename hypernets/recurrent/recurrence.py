@@ -22,8 +22,8 @@ from torch.func import functional_call
 
 # Rows (time steps times sequences) of a block: enough for a fast product, few enough to need little memory.
 BLOCK_ROWS = 512
-# Recurrent weights from which the gradients of matrices that a block saves cost more than computing each step twice, as
-# measured on two CPU cores: with products in float32, and in bfloat16.
+# In training, the fast order computes each step twice. With fewer recurrent weights than this, that costs more than the
+# deferred gradients save (measured on two CPU cores, with products in float32 and in bfloat16).
 FEWEST_WEIGHTS, FEWEST_WEIGHTS_BFLOAT16 = 2**20, 2**22
 # Laying a matrix out for oneDNN pays where it is large, and used in several steps.
 SMALLEST_LAID_OUT, FEWEST_STEPS_LAID_OUT = 2**17, 8
