@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from data.build import build_tasks
 from data.task_sequences import TaskBatch, TaskSplits
 from hypernets import HyperDNN, OutputRegulariser, UserError
-from hypernets.errors import call_with_settings, require_number
-from models import IMAGE_CLASSIFIERS
+from hypernets.errors import require_number
 from models.hypernetworks import condition_size_of, generate_weights
 from training.distributed import Processes
 from training.task import Metric
+from training.tasks.image_classification import main_network_builder
 
 
 class TaskConditioned(nn.Module):
@@ -158,12 +158,7 @@ def build(settings: Mapping[str, Any], processes: Processes) -> tuple[TaskSplits
     beta = dataset.pop("beta", 0.0)
     require_number("dataset.beta", beta, least=0)
     splits = build_tasks(dataset, seed=settings["seed"], **vars(processes))
-    kind = settings["main_net"]["kind"]
-    if kind not in IMAGE_CLASSIFIERS:
-        raise UserError(f"The main network {kind!r} does not classify images; choose main_net=mlp.")
-    main_net = {key: value for key, value in settings["main_net"].items() if key not in ("kind", "name")}
-    shapes = splits.image_shape, splits.num_classes
-    build_main_network = partial(call_with_settings, IMAGE_CLASSIFIERS[kind], "main_net", main_net, *shapes)
+    build_main_network = main_network_builder(settings, splits.image_shape, splits.num_classes)
     hypernet = settings["hypernet"]
     torch.manual_seed(settings["seed"])
     if hypernet["kind"] == "none":

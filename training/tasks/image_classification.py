@@ -113,6 +113,14 @@ def build(settings: Mapping[str, Any], processes: Processes) -> tuple[ImageSplit
 
 def build_network(settings: Mapping[str, Any], image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
     """Build the network, images [B, C, H, W] -> logits [B, num_classes], from the settings of a run."""
+    build_main_network = main_network_builder(settings, image_shape, num_classes)
+    return generate_weights(build_within_memory(build_main_network), settings["hypernet"])
+
+
+def main_network_builder(
+    settings: Mapping[str, Any], image_shape: tuple[int, int, int], num_classes: int
+) -> Callable[[], nn.Module]:
+    """Return the function that builds the main network which the settings of a run describe."""
     kind = settings["main_net"]["kind"]
     if kind not in IMAGE_CLASSIFIERS:
         raise UserError(
@@ -121,6 +129,4 @@ def build_network(settings: Mapping[str, Any], image_shape: tuple[int, int, int]
         )
     not_its_own = ("kind", "name", "kernel_decay")
     main_net = {key: value for key, value in settings["main_net"].items() if key not in not_its_own}
-    build_main_network = partial(call_with_settings, IMAGE_CLASSIFIERS[kind], "main_net", main_net)
-    build_main_network = partial(build_main_network, image_shape, num_classes)
-    return generate_weights(build_within_memory(build_main_network), settings["hypernet"])
+    return partial(call_with_settings, IMAGE_CLASSIFIERS[kind], "main_net", main_net, image_shape, num_classes)

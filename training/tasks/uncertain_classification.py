@@ -7,7 +7,6 @@ Shape legend
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,11 +17,11 @@ from torch import Tensor, nn
 from data.build import build_with_unknown
 from data.images import ImageSplits
 from hypernets import UserError
-from hypernets.errors import call_with_settings, require_number, require_whole
-from models import IMAGE_CLASSIFIERS
+from hypernets.errors import require_number, require_whole
 from models.sampled_networks import NoiseConditioned, build_sampled
 from training.distributed import Processes
 from training.task import Metric
+from training.tasks.image_classification import main_network_builder
 
 BINS = 15  # of the calibration error
 
@@ -116,12 +115,7 @@ def build(settings: Mapping[str, Any], processes: Processes) -> tuple[ImageSplit
     left_out = ("task", "name", "samples", "posterior")
     dataset = {key: value for key, value in settings["dataset"].items() if key not in left_out}
     splits = build_with_unknown(dataset, seed=settings["seed"], **vars(processes))
-    kind = settings["main_net"]["kind"]
-    if kind not in IMAGE_CLASSIFIERS:
-        raise UserError(f"The main network {kind!r} does not classify images; choose main_net=mlp.")
-    main_net = {key: value for key, value in settings["main_net"].items() if key not in ("kind", "name")}
-    shapes = splits.image_shape, splits.num_classes
-    build_main_network = partial(call_with_settings, IMAGE_CLASSIFIERS[kind], "main_net", main_net, *shapes)
+    build_main_network = main_network_builder(settings, splits.image_shape, splits.num_classes)
     torch.manual_seed(settings["seed"])
     network = build_sampled(build_main_network, settings["hypernet"])
     samples, posterior = (settings["dataset"].get(name) for name in ("samples", "posterior"))
