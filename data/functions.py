@@ -1,4 +1,4 @@
-"""Data sets of functions of one variable, drawn from a seed: a cubic with noise, and sinusoids.
+"""Data sets of functions of one variable, drawn from a seed: a cubic with noise, polynomials in turn, and sinusoids.
 
 Shape legend
     B  functions in a batch
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.task_sequences import EvaluationSequence, TrainingSequence
 from hypernets.errors import require_whole
 
 
@@ -44,9 +45,9 @@ class Points:
 class FunctionSplits:
     """The splits of a data set of functions."""
 
-    train: "Points | Sinusoids"
-    validation: "Points | Sinusoids"
-    test: "Points | Sinusoids"
+    train: "Points | Sinusoids | TrainingSequence"
+    validation: "Points | Sinusoids | EvaluationSequence"
+    test: "Points | Sinusoids | EvaluationSequence"
     digest: str
 
 
@@ -67,6 +68,40 @@ def toy_cubic(batch_size: int, data_seed: int, device: torch.device | str) -> Fu
         return Points(x, x**3 + NOISE * torch.randn(size, 1, generator=generator), device)
 
     return FunctionSplits(split(0, batch_size), split(1, 200), split(2, 200), f"toy_cubic {batch_size} {data_seed}")
+
+
+POLYNOMIALS = {  # (from, to) -> a function on this part of the line
+    (-4.0, -2.0): lambda x: x + 3,
+    (-1.0, 1.0): lambda x: 2 * x**2 - 1,
+    (2.0, 4.0): lambda x: (x - 3) ** 3,
+}
+
+
+def three_polynomials(
+    steps_per_task: int, batch_size: int, data_seed: int, device: torch.device | str
+) -> FunctionSplits:
+    """Three polynomials on three parts of the line, one after another (von Oswald et al. 2020).
+
+    Each has `batch_size` points to train on, all in every batch, with noise of standard deviation 0.05. The points of
+    validation and test, 100 each, are evenly spaced and without noise.
+    """
+    require_whole("dataset.steps_per_task", steps_per_task)
+    require_whole("dataset.batch_size", batch_size)
+    require_whole("dataset.data_seed", data_seed, least=0)
+    splits = {"train": [], "validation": [], "test": []}
+    for task, ((left, right), polynomial) in enumerate(POLYNOMIALS.items()):
+        generator = _generator(data_seed, task)
+        x = left + (right - left) * torch.rand(batch_size, 1, generator=generator)
+        noise = 0.05 * torch.randn(batch_size, 1, generator=generator)
+        splits["train"].append(Points(x, polynomial(x) + noise, device))
+        x = torch.linspace(left, right, 200)[:, None]
+        for split, points in (("validation", x[::2]), ("test", x[1::2])):
+            splits[split].append(Points(points, polynomial(points), device))
+    return FunctionSplits(
+        TrainingSequence(splits["train"], steps_per_task),
+        *(EvaluationSequence(splits[split]) for split in ("validation", "test")),
+        digest=f"three_polynomials {batch_size} {data_seed}",
+    )
 
 
 LEAST, RANGE = torch.tensor([0.1, 0.0]), torch.tensor([4.9, torch.pi])  # of amplitude and phase

@@ -1,9 +1,12 @@
-"""Sequences of tasks made from one data set of images, for continual learning; the step says which task is on."""
+"""Sequences of tasks, for continual learning; the step says which one is on.
+
+Tasks may be made of one data set of images, or be functions (data/functions.py).
+"""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,11 +17,11 @@ from data.sources import ImageArrays
 
 
 class TaskBatch(NamedTuple):
-    """Images and labels of one task."""
+    """A batch of one task."""
 
     task: int
-    images: Tensor  # float32 [B, C, H, W]
-    labels: Tensor  # int64 [B], from 0 in every task
+    inputs: Tensor  # images, float32 [B, C, H, W], or x [B, 1]
+    targets: Tensor  # labels, int64 [B], from 0 in every task, or y [B, 1]
 
 
 def of_classes(divided: ImageArrays, classes: range) -> ImageArrays:
@@ -65,9 +68,9 @@ class PermutedImages:
 
 
 class TrainingSequence:
-    """One task after another; a batch is a pure function of the step."""
+    """The training splits of tasks, one after another; a batch is a pure function of the step."""
 
-    def __init__(self, tasks: Sequence[ImageBatches], steps_per_task: int) -> None:
+    def __init__(self, tasks: Sequence[Any], steps_per_task: int) -> None:
         self._tasks, self._steps_per_task = tasks, steps_per_task
         self.examples_per_step = tasks[0].examples_per_step
         self.steps_per_epoch = len(tasks) * steps_per_task  # once through all tasks
@@ -79,9 +82,9 @@ class TrainingSequence:
 
 
 class EvaluationSequence:
-    """The same split of all tasks."""
+    """The validation splits of all tasks, or their test splits."""
 
-    def __init__(self, tasks: Sequence[ImageBatches]) -> None:
+    def __init__(self, tasks: Sequence[Any]) -> None:
         self._tasks = tasks
 
     def evaluation_batches(self) -> Iterator[TaskBatch]:
@@ -93,7 +96,7 @@ class EvaluationSequence:
 
 @dataclass(frozen=True)
 class TaskSplits:
-    """The splits of a sequence of tasks."""
+    """The splits of a sequence of tasks made of images."""
 
     train: TrainingSequence
     validation: EvaluationSequence

@@ -50,6 +50,16 @@ SECTIONS = [
         for steps, suffix in ((5000, ""), (1000, "_1000_steps"))
     ),
     Section(
+        "Continual learning: three polynomials in turn, 4,000 steps each, mean squared error",
+        {f"polynomials_{key}": what for key, what in OF_CONTINUAL.items()},
+        (
+            Column("mse", "error, task known", 5),
+            *(Column(f"mse_task_{task}", f"polynomial {task}", 5) for task in (1, 2, 3)),
+            Column("mse_shuffled_condition", "shuffled condition"),
+            Column("mse_mean_condition", "mean condition"),
+        ),
+    ),
+    Section(
         "Generation strategies: an MLP of 784-300-100-10 on MNIST, 5 epochs, error in percent",
         {
             "mnist_plain": "the main network by itself",

@@ -161,6 +161,7 @@ COMBINATIONS = [
     ["main_net=mlp", "hypernet=chunk_wise", "dataset=permuted_mnist", *of("task")],
     ["main_net=mlp", "hypernet=component_wise", "dataset=split_mnist", *of("task")],
     ["main_net=mlp", "hypernet=separate", "dataset=split_mnist"],
+    ["main_net=mlp", "hypernet=once", "dataset=three_polynomials", *of("task")],
     ["main_net=mlp", "hypernet=described", "dataset=mnist_any_architecture"],
     ["main_net=mlp", "hypernet=chunk_wise", "dataset=mnist_or_fashion", *of("noise")],
     ["main_net=mlp", "hypernet=separate", "dataset=toy_cubic", "+hypernet.members=3"],

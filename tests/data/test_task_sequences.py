@@ -32,7 +32,7 @@ def test_a_step_belongs_to_its_task_and_repeats(tasks):
     assert [splits.train.batch(step).task for step in (0, 4, 5, 9, 10, 14, 99)] == [0, 0, 1, 1, 2, 2, 2]
     assert splits.train.steps_per_epoch == 15 and splits.num_classes == 2
     first, again = splits.train.batch(7), splits.train.batch(7)
-    assert torch.equal(first.images, again.images) and torch.equal(first.labels, again.labels)
+    assert torch.equal(first.inputs, again.inputs) and torch.equal(first.targets, again.targets)
 
 
 def test_split_tasks_are_all_images_once_with_labels_from_zero(tasks):
@@ -60,7 +60,7 @@ def test_permuted_tasks_have_an_order_of_pixels_each(tasks):
     one, other = one.flatten(1), other.flatten(1)
     order = [int((other == pixel[:, None]).all(dim=0).nonzero()) for pixel in one.unbind(1)]
     assert sorted(order) == list(range(9))
-    assert torch.equal(splits.train.batch(3).images, tasks(sequence="permuted", tasks=1).train.batch(3).images)
+    assert torch.equal(splits.train.batch(3).inputs, tasks(sequence="permuted", tasks=1).train.batch(3).inputs)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ Shape legend
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,76 +16,11 @@ from torch import Tensor, nn
 
 from data.build import build_tasks
 from data.task_sequences import TaskBatch, TaskSplits
-from hypernets import HyperDNN, OutputRegulariser, UserError
-from hypernets.errors import require_number
-from models.hypernetworks import condition_size_of, generate_weights
+from hypernets import UserError
+from models.task_networks import FineTuned, Separate, TaskConditioned, build_for_tasks
 from training.distributed import Processes
 from training.task import Metric
 from training.tasks.image_classification import main_network_builder
-
-
-class TaskConditioned(nn.Module):
-    """A hypernetwork with a learned embedding of each task, from which it generates a network for the task.
-
-    Each embedding is a parameter of its own and is only trained with its task. The output regulariser, with the
-    weight `beta`, holds the hypernetwork to what it generated for earlier tasks.
-    """
-
-    def __init__(self, network: HyperDNN, tasks: int, condition_size: int, beta: float) -> None:
-        super().__init__()
-        self.network = network
-        self.embeddings = nn.ParameterList(torch.randn(condition_size) for _ in range(tasks))
-        self.regulariser = OutputRegulariser(network)
-        self.beta = beta
-
-    def forward(self, images: Tensor, task: int) -> tuple[Tensor, Tensor]:
-        """Return logits [B, K] of a training batch, and the penalty, a scalar."""
-        earlier = list(self.embeddings[:task]) if self.beta else []
-        if len(self.regulariser.remembered) != len(earlier):  # the first step of a task
-            self.regulariser.remember(self.network, earlier)
-        logits = self.network(images, condition=self.embeddings[task])
-        return logits, self.beta * self.regulariser(self.network, earlier)
-
-    def networks(self) -> list[Callable[[Tensor], Tensor]]:
-        """The network of each task; behind them that of the mean embedding. Their weights are generated only once."""
-        embeddings = torch.stack(list(self.embeddings))
-        weights = self.network.weights(torch.cat([embeddings, embeddings.mean(dim=0, keepdim=True)]))
-        return [
-            partial(self.network.forward_with, {name: weight[index] for name, weight in weights.items()})
-            for index in range(len(embeddings) + 1)
-        ]
-
-
-class Separate(nn.Module):
-    """A network for each task: nothing is shared, so nothing is forgotten."""
-
-    def __init__(self, build_network: Callable[[], nn.Module], tasks: int) -> None:
-        super().__init__()
-        self.of_task = nn.ModuleList(build_network() for _ in range(tasks))
-
-    def forward(self, images: Tensor, task: int) -> tuple[Tensor, Tensor]:
-        """Return logits [B, K] of a training batch, and no penalty."""
-        return self.of_task[task](images), images.new_zeros(())
-
-    def networks(self) -> list[nn.Module]:
-        """The network of each task."""
-        return list(self.of_task)
-
-
-class FineTuned(nn.Module):
-    """One plain network that goes on being trained with each task, and forgets."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor, task: int) -> tuple[Tensor, Tensor]:
-        """Return logits [B, K] of a training batch, and no penalty."""
-        return self.network(images), images.new_zeros(())
-
-    def networks(self) -> list[nn.Module]:
-        """The one network."""
-        return [self.network]
 
 
 class ContinualClassification(nn.Module):
@@ -101,8 +35,8 @@ class ContinualClassification(nn.Module):
 
     def forward(self, batch: TaskBatch, carried: None) -> tuple[Tensor, None]:
         """Return the loss of a batch of one task: cross-entropy in nats plus the penalty of earlier tasks."""
-        logits, penalty = self.network(batch.images, batch.task)
-        return F.cross_entropy(logits, batch.labels) + penalty, carried
+        logits, penalty = self.network(batch.inputs, batch.task)
+        return F.cross_entropy(logits, batch.targets) + penalty, carried
 
     @torch.no_grad()
     def evaluate(
@@ -156,16 +90,8 @@ def build(settings: Mapping[str, Any], processes: Processes) -> tuple[TaskSplits
         raise UserError("Continual learning runs in one process; start it without torchrun.")
     dataset = {key: value for key, value in settings["dataset"].items() if key not in ("task", "name")}
     beta = dataset.pop("beta", 0.0)
-    require_number("dataset.beta", beta, least=0)
     splits = build_tasks(dataset, seed=settings["seed"], **vars(processes))
     build_main_network = main_network_builder(settings, splits.image_shape, splits.num_classes)
-    hypernet = settings["hypernet"]
     torch.manual_seed(settings["seed"])
-    if hypernet["kind"] == "none":
-        network = FineTuned(build_main_network())
-    elif hypernet["kind"] == "separate":
-        network = Separate(build_main_network, splits.tasks)
-    else:
-        size = condition_size_of(hypernet, "task")
-        network = TaskConditioned(generate_weights(build_main_network(), hypernet), splits.tasks, size, beta)
+    network = build_for_tasks(build_main_network, settings["hypernet"], splits.tasks, beta)
     return splits, ContinualClassification(network, splits.tasks)
