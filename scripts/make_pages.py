@@ -97,15 +97,19 @@ def figure_lines(table: str, records: Sequence[Record]) -> list[str]:
     return markdown_table(head, cells, left=2)
 
 
-def run_line(record: Record) -> str:
-    """What a page says about one run; the commands of old records no longer work."""
-    commits = dict.fromkeys(short(session["commit"]) for session in record["sessions"])
-    command = f"`{record['command']}`, " if "experiment" in record else ""
-    return (
-        f"- [{record['name']}](runs/{record['name']}.json): {command}{record['steps']:,} steps in "
-        f"{record['seconds']:,.0f} s on {record['hardware']}, {record['precision']}, commit {', '.join(commits)}."
-        + f" {record.get('note', '')}".rstrip()
-    )
+def run_lines(records: Sequence[Record]) -> list[str]:
+    """What a page says about its runs, by machine and note; the commands of old records no longer work."""
+    together: dict[str, list[str]] = {}
+    for record in records:
+        where = f"On {record['hardware']}, {record['precision']}. {record.get('note', '')}".rstrip()
+        commits = dict.fromkeys(short(session["commit"]) for session in record["sessions"])
+        command = f"`{record['command']}`, " if "experiment" in record else ""
+        together.setdefault(where, []).append(
+            f"- [{record['name']}](runs/{record['name']}.json): {command}{record['steps']:,} steps in "
+            f"{record['seconds']:,.0f} s, commit {', '.join(commits)}"
+        )
+    lines = [line for where, runs in together.items() for line in (where, "", *runs, "")]
+    return ["## Runs", "", *lines] if lines else []
 
 
 def tuning_lines(table: str, tried: Sequence[Record]) -> list[str]:
@@ -131,8 +135,8 @@ def page(table: str, records: Sequence[Record], tried: Sequence[Record], results
     lines = [f"# {TABLES[table].title}", "", claims, "", "## Figures", "", *figures, "", meaning, ""]
     if (results / f"{table}.png").exists():
         lines += [f"![Validation during training]({table}.png)", ""]
-    runs = [run_line(record) for _, groups in rows_of(table, records) for runs in groups for record in runs]
-    return "\n".join(lines + ["## Runs", "", *runs, ""] * bool(runs) + tuning_lines(table, tried))
+    runs = [record for _, groups in rows_of(table, records) for runs in groups for record in runs]
+    return "\n".join(lines + run_lines(runs) + tuning_lines(table, tried))
 
 
 def taxonomy_table(section: Section, records: Sequence[Record]) -> list[str]:
@@ -162,8 +166,8 @@ def taxonomy_page(records: Sequence[Record], results: Path) -> str:
         lines += [f"## {section.title}", "", *taxonomy_table(section, records), ""]
         if section.picture and (results / section.picture).exists():
             lines += [f"![{section.title}]({section.picture})", ""]
-    runs = [run_line(record) for record in records if record["table"] == "taxonomy"]
-    return "\n".join([*lines, meaning, "", *["## Runs", "", *runs, ""] * bool(runs)])
+    runs = [record for record in records if record["table"] == "taxonomy"]
+    return "\n".join([*lines, meaning, "", *run_lines(runs)])
 
 
 def trial_lines(trials: Sequence[Record]) -> list[str]:
