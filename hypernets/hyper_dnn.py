@@ -70,12 +70,16 @@ class HyperDNN(nn.Module):
             with torch.no_grad():
                 self._check(generator(None))
         self.names: dict[str, list[str]] = {name: [] for name in chosen}
+        self._recurrent: list[str] = []  # torch's own recurrent layers, by name
         name_of = {parameter: name for name, parameter in chosen.items()}
         for prefix, module in main_network.named_modules(prefix=""):  # each once, also where it has several names
             for attribute, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
                 if parameter in name_of:
-                    self.names[name_of[parameter]].append(f"{prefix}.{attribute}".lstrip("."))
+                    alias = f"{prefix}.{attribute}".lstrip(".")
+                    self.names[name_of[parameter]].append(alias)
                     setattr(module, attribute, None)
+                    if isinstance(module, nn.RNNBase) and prefix not in self._recurrent:
+                        self._recurrent.append(prefix)
         self.main_network = main_network
         self.hypernetwork = generator
 
@@ -117,8 +121,12 @@ class HyperDNN(nn.Module):
         """
         self._check(weights)
         placed = {alias: weights[name] for name, aliases in self.names.items() for alias in aliases}
-        # Shared parameters are in `placed` under all their names: no search for them in every pass.
-        return functional_call(self.main_network, placed, inputs, keywords, tie_weights=False)
+        self._list_in_recurrent_layers(placed)
+        try:
+            # Shared parameters are in `placed` under all their names: no search for them in every pass.
+            return functional_call(self.main_network, placed, inputs, keywords, tie_weights=False)
+        finally:
+            self._list_in_recurrent_layers(dict.fromkeys(placed))
 
     def per_example(
         self, inputs: Tensor | tuple[Tensor, ...], conditions: Tensor, megabytes: float = 1024, **keywords: Any
@@ -174,9 +182,6 @@ class HyperDNN(nn.Module):
         with torch.no_grad():
             weights = self.weights(condition)
         self._check(weights)
-        for aliases in self.names.values():
-            for alias in aliases:  # torch's recurrent layers hold on to the last weights until they are told
-                _set_parameter(self.main_network, alias, None)
         plain = copy.deepcopy(self.main_network)
         for name, weight in weights.items():
             parameter = nn.Parameter(weight.clone())
@@ -204,6 +209,13 @@ class HyperDNN(nn.Module):
         rows["trained"] = f"{trained:,} parameters of the hypernetwork, {learned:,} of the main network"
         rows["stays learned"] = ", ".join(stays) or "nothing"
         return "\n".join(f"{question:15} {answer}" for question, answer in rows.items())
+
+    def _list_in_recurrent_layers(self, placed: Mapping[str, Tensor | None]) -> None:
+        """Torch's recurrent layers read their weights from a list, which functional_call does not know of."""
+        for prefix in self._recurrent:
+            layer = self.main_network.get_submodule(prefix)
+            names = {name: f"{prefix}.{name}".lstrip(".") for name in layer._flat_weights_names}
+            layer._flat_weights = [placed.get(alias, getattr(layer, name)) for name, alias in names.items()]
 
     def _require_one(self, condition: Tensor | None) -> None:
         """Refuse a batch of conditions where the hypernetwork says how many dimensions one has."""

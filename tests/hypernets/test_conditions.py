@@ -196,6 +196,10 @@ def test_recurrent_layers_use_their_generated_weights():
     plain.load_state_dict(network.weights(condition))
     torch.testing.assert_close(plain(sequence)[0], output)
     assert torch.equal(network.export(condition)(sequence)[0], output)
+    copied = copy.deepcopy(network)  # as an average of weights does
+    assert torch.equal(copied(sequence, condition=condition)[0], output)
+    other = torch.randn(4)
+    assert torch.equal(copied(sequence, condition=other)[0], network(sequence, condition=other)[0])
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
