@@ -127,7 +127,8 @@ class _ConvolutionsAlongPieces(nn.Module):
         x = inputs.reshape(-1, *inputs.shape[-2:]).transpose(1, 2)  # [B, I, N]
         for convolution in self.convolutions:
             x = F.relu(convolution(x))
-        return x.transpose(1, 2).unflatten(0, inputs.shape[:-2]) if inputs.dim() > 2 else x[0].t()
+        x = x.transpose(1, 2)
+        return x.reshape(*inputs.shape[:-1], x.shape[-1])
 
 
 class _RecurrenceAlongPieces(nn.Module):
@@ -142,7 +143,13 @@ class _RecurrenceAlongPieces(nn.Module):
         x = inputs.reshape(-1, *inputs.shape[-2:])  # [B, N, I]
         start = self.start.expand(1, len(x), -1).contiguous()
         x, _ = self.recurrence(x, start)
-        return x.reshape(*inputs.shape[:-1], -1)
+        return x.reshape(*inputs.shape[:-1], x.shape[-1])
+
+    def train(self, mode: bool = True) -> "_RecurrenceAlongPieces":
+        """Set the mode; but cuDNN differentiates a GRU only in training mode, which changes nothing else in it."""
+        super().train(mode)
+        self.recurrence.train()
+        return self
 
 
 class _Attention(nn.Module):

@@ -1,4 +1,4 @@
-"""Whether the condition of a hypernetwork matters: a network that ignores it can look as if it did not."""
+"""Whether the condition of a hypernetwork matters: a network that ignores it can still score well."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -33,14 +33,15 @@ def does_the_condition_matter(
 
     Args:
         network: it generates the weights of one condition after another.
-        evaluate: called with K conditions, of which the i-th is for the i-th task or example; returns the metric.
+        evaluate: called with K conditions, of which the i-th is for the i-th task or example; returns the metric. It is
+            called without gradients, and the network stays in the mode that it is in.
         conditions: the right ones, [K, ...].
 
     Raises:
         UserError: there are fewer than two conditions.
     """
     if len(conditions) < 2:
-        raise UserError(f"{len(conditions)} condition cannot be shuffled; give the conditions of at least two.")
+        raise UserError(f"The number of conditions is {len(conditions)}; give at least two, which can be shuffled.")
     # A fixed order in which nothing keeps its own condition: each takes that of the next in a random circle.
     circle = torch.randperm(len(conditions), generator=torch.Generator().manual_seed(0)).to(conditions.device)
     shuffled = torch.empty_like(conditions)

@@ -28,7 +28,7 @@ def require_number(
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if is_number and math.isfinite(value) and least <= value <= most and above < value < below:
         return
-    bounds = {"at least": (least, -math.inf), "above": (above, -math.inf), "below": (below, math.inf)}
+    bounds = {"of at least": (least, -math.inf), "above": (above, -math.inf), "below": (below, math.inf)}
     bounds["at most"] = (most, math.inf)
     given = [f"{word} {bound:g}" for word, (bound, unbounded) in bounds.items() if bound != unbounded]
     raise UserError(f"{name} is {value!r}; it must be a number{' ' if given else ''}{' and '.join(given)}.")

@@ -14,7 +14,6 @@ Shape legend
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
 from operator import mul
 from typing import Protocol
 
@@ -51,10 +50,6 @@ class Block:
     def discarded(self) -> int:
         """Weights that are generated beyond the end of the block."""
         return self.tiles * math.prod(self.tile) - math.prod(self.shape)
-
-    def places(self) -> list[tuple[int, ...]]:
-        """The place of each tile in the grid, in the order of the tiles."""
-        return list(product(*map(range, self.grid)))
 
     def assemble(self, tiles: Tensor) -> dict[str, Tensor]:
         """Put tiles [*, R, s] in their places, row by row; return name -> tensor [*, its shape]."""

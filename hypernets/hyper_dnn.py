@@ -13,8 +13,9 @@ from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
 from hypernets.errors import UserError, require_number
+from hypernets.transforms import is_transformed
 
-# Weights of a kernel. On a CPU, convolutions whose kernels differ between examples are fast together only below.
+# Weights of a kernel. On a CPU, convolutions with a kernel for each example are faster in one batch only below this.
 SMALL_KERNEL = 300_000
 
 
@@ -37,6 +38,9 @@ class HyperDNN(nn.Module):
     With a condition, the weights are a function of it. `forward` takes one condition, and all inputs meet the same
     weights. `per_example` takes a condition for each input, and `ensemble` shows the same inputs to the networks of
     several conditions.
+
+    Gradient checkpointing within the main network fails, because the generated weights are in place only during the
+    call: checkpoint the call of this module instead.
 
     Args:
         main_network: the network; its chosen parameters are removed in place.
@@ -106,7 +110,13 @@ class HyperDNN(nn.Module):
         """Call the main network with the weights that the hypernetwork generates for one condition."""
         self._require_one(condition)
         weights = self.weights(condition)
-        if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        device = next(iter(weights.values())).device.type
+        if not (
+            torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+            or torch.is_autocast_enabled(device)  # which would keep a cast of each of them
+            or is_transformed()
+        ):
             # Some operations round differently where no argument requires a gradient, and those of parameters do.
             weights = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
         return self.forward_with(weights, *inputs, **keywords)
@@ -199,7 +209,7 @@ class HyperDNN(nn.Module):
             sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
             for module in (self.hypernetwork, self.main_network)
         )
-        stays = [name for name, _ in self.main_network.named_parameters()]
+        stays = [name for name, parameter in self.main_network.named_parameters() if parameter.requires_grad]
         if len(stays) > 5:
             stays[4:] = [f"and {len(stays) - 4} other tensors"]
         rows = self.hypernetwork.categories() if hasattr(self.hypernetwork, "categories") else {}
@@ -256,11 +266,16 @@ class HyperDNN(nn.Module):
         """
         require_number("megabytes", megabytes, above=0)
         self._refuse_modules()
+        if not len(conditions):
+            raise UserError("There are no conditions; give at least one.")
         bytes_of_a_weight = next(self.parameters()).element_size()
         needed = bytes_of_a_weight * sum(shape.numel() for shape in self.shapes.values()) / 2**20
         at_a_time = int(megabytes / needed)
         if at_a_time < 1:
-            raise UserError(f"The weights for one condition take {needed:,.1f} MB, more than megabytes={megabytes:g}.")
+            raise UserError(
+                f"The weights for one condition take {needed:,.1f} MB, more than megabytes={megabytes:g}; raise it, or "
+                "generate fewer weights."
+            )
         one_by_one = large_kernels and conditions.device.type == "cpu"
 
         def run(conditions: Tensor, *inputs: Tensor) -> Any:
@@ -287,16 +302,17 @@ class HyperDNN(nn.Module):
     def _refuse_modules(self) -> None:
         """Refuse modules that cannot have several sets of weights at once."""
         for name, module in self.main_network.named_modules():
-            kind = type(module).__name__
+            what = f"{name or 'The main network'} ({type(module).__name__})"
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None):
+                way_out = "use group norm" if module.running_mean is None else "call eval() on it, or use group norm"
                 raise UserError(
-                    f"{name} ({kind}) computes its statistics over a batch, which networks of several conditions do "
-                    "not share; call eval() on it, or use group norm."
+                    f"{what} computes its statistics over a batch, which networks of several conditions do not share; "
+                    f"{way_out}."
                 )
             if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
                 raise UserError(
-                    f"{name} ({kind}) has no batching rule in PyTorch, so it cannot have several sets of weights at "
-                    "once; call the network with one condition at a time."
+                    f"{what} has no batching rule in PyTorch, so it cannot have several sets of weights at once; call "
+                    "the network with one condition at a time."
                 )
 
     def _largest_kernel(self) -> int:

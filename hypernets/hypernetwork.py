@@ -23,8 +23,9 @@ from hypernets.errors import UserError, require_whole
 from hypernets.generation import Block, GenerateComponentWise, Generation, Shapes
 from hypernets.places import describe_tiles, description_size, find_places
 
-CONSTANT_DEVIATION = 0.01  # with which a tensor starts that is constant in the main network, as biases often are
-RESIDUAL_DEVIATION = 0.1  # with which a change to a base starts, in standard deviations of the base
+# Standard deviations at the start:
+CONSTANT_DEVIATION = 0.01  # of a tensor that is constant in the main network, as biases often are
+RESIDUAL_DEVIATION = 0.1  # of a change to a base, in standard deviations of the base
 
 
 class Hypernetwork(nn.Module):
@@ -174,15 +175,16 @@ class Hypernetwork(nn.Module):
             if own.shape[-2] > 1:  # a piece that is the only one has none to be different from
                 nn.init.zeros_(head.bias)
                 head.bias.sub_(head(own.flatten(0, -2).mean(dim=0)))
-        squares, counts = torch.zeros_like(self.scale), torch.zeros_like(self.scale)
+        dtype = torch.promote_types(self.scale.dtype, torch.float32)  # half precision is too coarse for the sums
+        squares, counts = self.scale.new_zeros(2, len(self.scale), dtype=dtype)
         for each in features:  # one condition at a time, since a set of weights may be large
             for name, piece in self._pieces(each, self.layout).items():
                 index, _ = self.layout.scales[name]
-                squares[index] += piece.square().sum()
+                squares[index] += piece.to(dtype).square().sum()
                 counts[index] += piece.numel()
         if not squares.all():
             raise UserError(f"The features of {self.body_name} are all zero at the start; give it more units.")
-        self.scale.copy_(self.scale.new_tensor(self._deviation) / (squares / counts).sqrt())
+        self.scale.copy_(squares.new_tensor(self._deviation) / (squares / counts).sqrt())
 
     def categories(self) -> dict[str, str]:
         """Answer the five questions of Chauhan et al. (2023)."""
@@ -212,7 +214,7 @@ class Hypernetwork(nn.Module):
 
     def _features(self, condition: Tensor | None, layout: "_Layout") -> Tensor:
         """The features of all pieces, [*, N, F]."""
-        embeddings = self.embed(layout.description.to(self.embed.weight)) if self.described else self.embeddings
+        embeddings = self.embeddings if layout.description is None else self.embed(self._description(layout))
         if condition is None:
             return self.body(embeddings)
         condition = condition.to(embeddings.dtype)
@@ -221,6 +223,11 @@ class Hypernetwork(nn.Module):
         leading = condition.shape[:-1]
         repeated = condition.unsqueeze(-2).expand(*leading, len(embeddings), -1)
         return self.body(torch.cat([repeated, embeddings.expand(*leading, -1, -1)], dim=-1))
+
+    def _description(self, layout: "_Layout") -> Tensor:
+        """The description of all pieces [N, D]; it stays on the device, so that it is copied there only once."""
+        layout.description = layout.description.to(self.embed.weight.device)
+        return layout.description.to(self.embed.weight.dtype)
 
     def _features_of_heads(self, features: Tensor, layout: "_Layout") -> list[Tensor]:
         """The features [*, pieces of the head, F] for each head."""
@@ -323,7 +330,7 @@ class Hypernetwork(nn.Module):
         return mean, (squares / counts).sqrt().tolist()
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Layout:
     """How the tensors of a main network are generated."""
 

@@ -117,7 +117,8 @@ class KeyValueNetworks(nn.Module):
     The last layer of each MLP starts at zero, so the model starts as the frozen one exactly. There are two exceptions:
     `nn.MultiheadAttention` rounds in another way when keys and values no longer come from one tensor, and with
     `activate_output` the activation must be zero at zero. The hooks stay in the frozen model, which may go on being
-    called by itself, in a pipeline for example.
+    called by itself, in a pipeline for example. A second `KeyValueNetworks` on the same model comes on top of the
+    first; set the strength of the first to 0 to switch it off.
 
     Args:
         frozen_model: its parameters are frozen in place, and it stays in evaluation mode.

@@ -54,10 +54,12 @@ class OutputRegulariser(nn.Module):
     @torch.no_grad()
     def remember(self, network: HyperDNN, conditions: list[Tensor]) -> None:
         """Remember what the conditions of all earlier tasks, each [C], generate now. Call it before each new task."""
-        was_training = network.training
-        network.eval()  # without dropout in the hypernetwork
-        self.remembered = self._generated(network, conditions) if conditions else self.remembered[:0]
-        network.train(was_training)
+        was_training = network.hypernetwork.training
+        network.hypernetwork.eval()  # without dropout
+        try:
+            self.remembered = self._generated(network, conditions) if conditions else self.remembered[:0]
+        finally:
+            network.hypernetwork.train(was_training)
 
     def forward(self, network: HyperDNN, conditions: list[Tensor]) -> Tensor:
         """Return the mean over the tasks of the squared distance, a scalar; 0 before the second task.

@@ -15,8 +15,8 @@ from torch import Tensor
 from hypernets.generation import Block
 
 # Radians per unit. By the golden ratio, so that no two numbers have all their waves in common.
-SHARP = 3.0 * 0.618 ** torch.arange(4)  # neighbours differ
-SMOOTH = 3.0 * 0.618 ** torch.arange(8)  # neighbours are also alike
+SHARP = [3.0 * 0.618**k for k in range(4)]  # neighbours differ
+SMOOTH = [3.0 * 0.618**k for k in range(8)]  # neighbours are also alike
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def description_size(kinds: list[tuple[str, int, int]]) -> int:
     return len(kinds) + 4 * 2 * len(SMOOTH) + (2 * len(SHARP)) ** 2
 
 
-def _waves(numbers: Tensor, frequencies: Tensor) -> Tensor:
+def _waves(numbers: Tensor, frequencies: list[float]) -> Tensor:
     """Map numbers [*] to their sines and cosines [*, 2 * frequencies], with mean square 1."""
-    angles = numbers.unsqueeze(-1) * frequencies
+    angles = numbers.unsqueeze(-1) * torch.tensor(frequencies)
     return math.sqrt(2) * torch.cat([angles.sin(), angles.cos()], dim=-1)

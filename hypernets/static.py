@@ -10,6 +10,7 @@ Shape legend
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +27,12 @@ def tileable_kernels(
     kernel, (N_in, N_out). In most networks that leaves out the stem, which reads three channels, and 1x1 shortcuts.
     """
     size = (filter_size, filter_size) if isinstance(filter_size, int) else tuple(filter_size)
-    n_in, n_out = basic_channels
+    return partial(_is_tileable, size, tuple(basic_channels))
 
-    def choose(name: str, parameter: Tensor) -> bool:
-        shape = tuple(parameter.shape)
-        return len(shape) == 4 and shape[2:] == size and shape[0] % n_out == shape[1] % n_in == 0
 
-    return choose
+def _is_tileable(size: tuple[int, int], basic_channels: tuple[int, int], name: str, parameter: Tensor) -> bool:
+    shape, (n_in, n_out) = tuple(parameter.shape), basic_channels
+    return len(shape) == 4 and shape[2:] == size and shape[0] % n_out == shape[1] % n_in == 0
 
 
 class StaticHypernetwork(nn.Module):
@@ -50,7 +50,8 @@ class StaticHypernetwork(nn.Module):
     matrix products generate all kernels, however deep the main network is.
 
     In evaluation mode without gradients, the kernels are generated once and kept until a parameter changes, since the
-    embeddings are then constant (section 3.1). Inference costs no more than with learned kernels.
+    embeddings are then constant (section 3.1). Inference costs no more than with learned kernels. (Changes through
+    `parameter.data` cannot be noticed; call `eval()` after those.)
 
     Initialisation. The kernels start with the variance 2 / fan-in of He et al. for every layer, although layers of
     different widths share one generator. Both projections are semi-orthogonal matrices scaled to preserve the mean
@@ -128,13 +129,19 @@ class StaticHypernetwork(nn.Module):
         """
         if condition is not None:
             raise UserError("A static hypernetwork takes no condition: leave it out, or use another hypernetwork.")
-        if self.training or torch.is_grad_enabled():
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             self._cached_kernels = None
             return self._generate()
         key = tuple((p.data_ptr(), p._version, p.dtype) for p in self.parameters())
         if self._cached_kernels is None or key != self._cache_key:
-            self._cached_kernels, self._cache_key = self._generate(), key
-        return self._cached_kernels
+            with torch.inference_mode(False), torch.no_grad():  # so that they can be used outside of that mode, too
+                self._cached_kernels, self._cache_key = self._generate(), key
+        return dict(self._cached_kernels)
+
+    def train(self, mode: bool = True) -> "StaticHypernetwork":
+        """Set the mode, and forget the kernels that are kept."""
+        self._cached_kernels = None
+        return super().train(mode)
 
     def _generate(self) -> dict[str, Tensor]:
         # The generator is a few hundredths of the main network's arithmetic, but every kernel hangs on it: it runs in

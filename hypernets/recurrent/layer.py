@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from hypernets.errors import UserError, require_whole
 from hypernets.recurrent.recurrence import Step, run_cell
+from hypernets.transforms import is_transformed
 
 Tensors = tuple[Tensor, ...]
 Masks = tuple[Tensor | None, ...]
@@ -85,8 +86,8 @@ class RecurrentLayer(nn.Module):
             The h of the topmost cell at every time step, [T, B, H] ([B, T, H] with `batch_first`), and the final state.
 
         Raises:
-            UserError: an input or a state of another shape, or a token id outside the vocabulary (checked on the CPU
-                only: on an accelerator the check would wait for the device in every step).
+            UserError: an input or a state of another shape or type, or a token id outside the vocabulary (checked on
+                the CPU only: on an accelerator the check would wait for the device in every step).
         """
         self._check_input(input)
         if self.batch_first:
@@ -109,7 +110,8 @@ class RecurrentLayer(nn.Module):
                     f"The token ids have the shape {list(input.shape)}; expected {axes}] with neither zero, "
                     f"or real numbers {axes}, {self.input_size}]."
                 )
-            if input.device.type == "cpu" and not 0 <= int(input.min()) <= int(input.max()) < self.input_size:
+            can_be_read = input.device.type == "cpu" and not is_transformed()
+            if can_be_read and not 0 <= int(input.min()) <= int(input.max()) < self.input_size:
                 raise UserError(
                     f"The token ids go from {int(input.min())} to {int(input.max())}; this layer was built "
                     f"with input_size={self.input_size}, so give it ids from 0 to {self.input_size - 1}."
@@ -121,6 +123,14 @@ class RecurrentLayer(nn.Module):
                 f"The input has the shape {list(input.shape)}; expected {axes}, {self.input_size}] with "
                 f"none of them zero, or token ids {axes}] as integers."
             )
+        else:
+            self._check_type("The input", input)
+
+    def _check_type(self, what: str, tensor: Tensor) -> None:
+        """Refuse another type than that of the weights, as torch.nn.LSTM does; autocast takes any."""
+        dtype = next(self.cells[0].parameters()).dtype
+        if tensor.dtype != dtype and not torch.is_autocast_enabled(tensor.device.type):
+            raise UserError(f"{what} is of type {tensor.dtype} and the layer {dtype}; convert it by .to({dtype}).")
 
     def _checked_state(self, state: Tensors, batch_size: int) -> Tensors:
         cell = self.cells[0]
@@ -134,7 +144,9 @@ class RecurrentLayer(nn.Module):
                     f"{name} of the state has the shape {list(tensor.shape)}; expected [num_layers, B, "
                     f"units] = {expected} for this layer and this input."
                 )
-        return cell.state_type(*state)
+            self._check_type(f"{name} of the state", tensor)
+        dtype = next(cell.parameters()).dtype
+        return cell.state_type(*(tensor.to(dtype) for tensor in state))
 
     def extra_repr(self) -> str:
         return f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}, batch_first={self.batch_first}"

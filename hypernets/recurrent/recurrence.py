@@ -17,8 +17,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.func import functional_call
+from torch.nn.utils.prune import BasePruningMethod
+
+from hypernets.transforms import is_transformed
 
 # Rows (time steps times sequences) of a block: enough for a fast product, few enough to need little memory.
 BLOCK_ROWS = 512
@@ -92,12 +94,13 @@ def run_cell(
     Returns:
         h at every time step, [T, B, H], and the state after the last one.
     """
+    _prune_again(cell)
     operands = Operands(cell.input_weights(), cell.recurrent_weights(), cell.dropout_masks(input), state)
-    if _steps_are_looked_into() or _has_loose_tensors(cell):
+    if is_transformed() or _has_loose_tensors(cell):
         return step_by_step(cell, input, operands)
 
-    multiplied = {w.untyped_storage().data_ptr() for w in (*operands.input_weights, *operands.recurrent_weights)}
-    in_step = {name: p for name, p in cell.named_parameters() if p.untyped_storage().data_ptr() not in multiplied}
+    matrices = (*operands.input_weights, *operands.recurrent_weights)
+    in_step = {name: p for name, p in cell.named_parameters() if not any(_is_part_of(w, p) for w in matrices)}
     operands = operands._replace(parameters=tuple(in_step.values()))
     device = input.device.type
     autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
@@ -115,9 +118,18 @@ def run_cell(
     return output, cell.state_type(*final_state)
 
 
-def _steps_are_looked_into() -> bool:
-    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    return transformed or torch.compiler.is_exporting()
+def _prune_again(cell: nn.Module) -> None:
+    """Make the pruned weights anew, as `torch.nn.utils.prune` does when a module is called: they are read before."""
+    for module in cell.modules():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, BasePruningMethod):
+                hook(module, ())
+
+
+def _is_part_of(weight: Tensor, parameter: Tensor) -> bool:
+    """Whether a matrix lies in the memory of a parameter. (Several parameters may share a storage.)"""
+    offset = weight.data_ptr() - parameter.data_ptr()
+    return parameter.is_contiguous() and 0 <= offset < parameter.numel() * parameter.element_size()
 
 
 def _has_loose_tensors(cell: nn.Module) -> bool:
@@ -184,6 +196,8 @@ class Recurrence(torch.autograd.Function):
 
         with torch.autocast(input.device.type, enabled=False):
             memory = step.within(take_steps)
+        if plan.autocast is not None and not differentiable:
+            torch.clear_autocast_cache()  # or it would keep the step's parameters of every call
         if differentiable:
             ctx.plan, ctx.block = plan, block
             ctx.present = [tensor is not None for tensor in tensors]

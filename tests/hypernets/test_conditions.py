@@ -202,6 +202,20 @@ def test_recurrent_layers_use_their_generated_weights():
     assert torch.equal(copied(sequence, condition=other)[0], network(sequence, condition=other)[0])
 
 
+def test_under_vmap_and_autocast_without_gradients():
+    network, x = HyperDNN(nn.Linear(6, 8), SMALL_CHUNKS), torch.randn(3, 6)
+    conditions = torch.randn(5, 4)
+    with torch.no_grad():
+        outputs = torch.func.vmap(lambda condition: network(x, condition=condition))(conditions)
+        torch.testing.assert_close(outputs, network.ensemble(x, conditions))
+        with torch.autocast("cpu", torch.bfloat16):
+            seen = []
+            network.main_network.register_forward_hook(lambda module, *_: seen.append(module.weight.requires_grad))
+            output = network(x, condition=conditions[0])
+            assert seen == [False]  # autocast would keep its cast
+            assert torch.equal(output, network.export(conditions[0])(x))
+
+
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiled(backend):
     network, inputs, conditions = make("mlp")

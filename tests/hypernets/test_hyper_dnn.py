@@ -1,6 +1,7 @@
 """Networks that know nothing of the hypernetwork that generates their weights: torchvision's resnet18, small ones."""
 
 import copy
+import pickle
 from functools import partial
 from pathlib import Path
 
@@ -211,6 +212,11 @@ def test_a_refusal_leaves_the_main_network_whole():
     with pytest.raises(UserError, match=r"0.weight has the shape \[4, 3\]"):
         HyperDNN(main_network, StaticHypernetwork)
     assert list(main_network.state_dict()) == names
+
+
+def test_pickled():
+    network = pickle.loads(pickle.dumps(make_network().eval()))
+    assert network.choose("layer1.0.conv1.weight", torch.empty(64, 64, 3, 3))
 
 
 @pytest.mark.parametrize(("filter_size", "chosen"), [(3, ["0", "1"]), ((1, 5), ["3"]), (7, [])])

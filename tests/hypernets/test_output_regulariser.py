@@ -53,6 +53,13 @@ def test_value_and_gradient_are_those_of_the_equation():
         regulariser(network, earlier[:1])
 
 
+def test_remembering_leaves_all_modes_as_they_are():
+    network = HyperDNN(nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2)), LinearHypernetwork)
+    network.main_network[1].eval()  # frozen
+    OutputRegulariser(network).remember(network, [torch.randn(3)])
+    assert network.training and network.hypernetwork.training and not network.main_network[1].training
+
+
 def train(model, optimizer, steps):
     """Three tasks of five steps each."""
     for step in steps:

@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations, prune
+from torch.nn.utils import parameters_to_vector, parametrizations, prune, vector_to_parameters
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -74,7 +74,7 @@ def step_by_step(layer):
     forward = layer.forward
 
     def looked_into(*arguments):
-        with mock.patch.object(recurrence, "_steps_are_looked_into", return_value=True):
+        with mock.patch.object(recurrence, "is_transformed", return_value=True):
             return forward(*arguments)
 
     layer.forward = looked_into
@@ -290,6 +290,42 @@ def test_pruned_and_parametrised_weights():
         parametrizations.weight_norm(layer.cells[0].hyper_cell, "weight_h")
         parametrizations.weight_norm(layer.cells[0], "weight_h")
     assert_agree(run(fast, input, state), run(reference, input, state))
+
+
+def test_pruned_matrices_are_those_of_the_last_update():
+    layers = make_pair("layer_norm_hyperlstm")
+    outputs = []
+    for layer in layers:
+        prune.random_unstructured(layer.cells[0], "weight_h", 0.3)
+        layer.cells[0].weight_h_mask.copy_(layers[0].cells[0].weight_h_mask)
+        pruned = layer.cells[0].weight_h_orig
+        input = torch.ones(4, 2, 5, dtype=torch.float64)
+        before = layer(input)[0]
+        with torch.no_grad():
+            pruned.add_(1)
+            layer(input)
+        after = layer(input)[0]
+        assert not torch.allclose(before, after)
+        outputs += [after, torch.autograd.grad(after.sum(), pruned)[0]]
+    assert_agree(outputs[:2], outputs[2:])
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_parameters_that_share_one_storage(compiled, no_compiler):
+    reference, fast = make_pair("layer_norm_hyperlstm")
+    flat = parameters_to_vector(fast.parameters()).detach()
+    vector_to_parameters(flat, fast.parameters())  # views of one vector, as in some optimizers
+    if compiled:
+        fast.compile()
+    input, state = torch.randn(4, 2, 5, dtype=torch.float64), random_state(reference, 2)
+    assert_agree(run(fast, input, state), run(reference, input, state))
+
+
+def test_token_ids_under_a_transform():
+    layer = HyperLSTM(6, 7, hyper_size=5, embedding_size=3)
+    ids = torch.randint(6, (3, 4, 2))
+    batched = torch.func.vmap(lambda ids: layer(ids)[0])(ids)
+    assert_agree([batched], [torch.stack([layer(each)[0] for each in ids])], 1e-5)
 
 
 def test_narrow_layers_take_their_steps_one_by_one(monkeypatch):

@@ -352,6 +352,8 @@ def test_bad_inputs_and_states_are_refused(kind):
         (torch.tensor([[-1, 2]]),),
         (input, state[:1]),
         (input, layer.initial_state(3)),
+        (input.double(),),
+        (input, tuple(tensor.half() for tensor in state)),
     ):
         with pytest.raises(UserError):
             layer(*refused)

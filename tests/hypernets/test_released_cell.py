@@ -48,7 +48,7 @@ def test_forward_final_state_and_all_gradients(cell):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_same_one_step_after_another(cell, monkeypatch):
-    monkeypatch.setattr(recurrence, "_steps_are_looked_into", lambda: True)
+    monkeypatch.setattr(recurrence, "is_transformed", lambda: True)
     golden, arrays = read_golden(cell)
     check_against_golden(cell, golden, load_released_cell(arrays))
 

@@ -108,6 +108,17 @@ def test_evaluation_generates_once_and_notices_every_change():
         assert not torch.equal(kernel(), changed)
         hypernetwork.to(torch.float64)
         assert kernel().dtype == torch.float64
+        hypernetwork().clear()  # a caller's dictionary is its own
+        hypernetwork.embeddings.data.mul_(2)
+        hypernetwork.eval()
+        before = kernel()
+        hypernetwork.embeddings.data.mul_(2)  # which only eval() tells of
+        hypernetwork.eval()
+        assert not torch.equal(kernel(), before)
+    with torch.inference_mode():
+        hypernetwork.eval()()
+    with torch.no_grad():
+        kernel().detach().requires_grad_()  # as HyperDNN does; an inference tensor would refuse
     assert kernel().requires_grad  # with gradients on, a kept result would cut the graph
     hypernetwork.train()
     with torch.no_grad():

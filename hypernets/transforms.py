@@ -1,0 +1,10 @@
+"""Whether PyTorch looks into a computation while it runs, so that it has to run in the plain way."""
+
+import torch
+from torch.autograd import forward_ad
+
+
+def is_transformed() -> bool:
+    """Whether a transform of `torch.func`, forward-mode differentiation or `torch.export` is under way."""
+    functorch = torch._C._are_functorch_transforms_active()
+    return functorch or forward_ad._current_level >= 0 or torch.compiler.is_exporting()
