@@ -8,10 +8,10 @@ from training.provenance import short
 INTRODUCTION = """# What hypernetworks cost
 
 Measured by `python -m benchmarks`, or by earlier versions of it, as the commits say; the figures are in
-[performance.json](performance.json). The networks that are compared take turns in one process, and a ratio is the
-median over the turns of the two times within one turn. Seconds depend on the machine, ratios less so. Recurrent layers
-have 50 inputs, 1000 units if not said otherwise, a hyper cell of 128, N_z = 4 and sequences of 100; Wide ResNets have
-batches of 128. Nothing here is measured on a GPU.
+[performance.json](performance.json). The networks that are compared take turns in one process. Each turn gives the
+ratio of its two times, and the tables show the median of these ratios. Seconds depend on the machine, ratios less so.
+Recurrent layers have 50 inputs, 1000 units if not said otherwise, a hyper cell of 128, N_z = 4 and sequences of 100;
+Wide ResNets have batches of 128. Nothing here is measured on a GPU.
 """
 PARTS = {
     "recurrent": "Recurrent layers",

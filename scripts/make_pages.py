@@ -93,8 +93,8 @@ def figure_lines(table: str, records: Sequence[Record]) -> list[str]:
             )
         if not groups:
             cells.append([row.network, "not run", paper, "", "", f"({row.counted:,})"])
-    head = ["network", "our run", "paper, test", "ours, test", "ours, validation (paper's)", "parameters (paper's)"]
-    return markdown_table(head, cells, left=2)
+    validation, parameters = "ours, validation (paper's)", "parameters (of the paper's network)"
+    return markdown_table(["network", "our run", "paper, test", "ours, test", validation, parameters], cells, left=2)
 
 
 def run_lines(records: Sequence[Record]) -> list[str]:
@@ -225,8 +225,10 @@ def parameter_figure(section: Section, records: Sequence[Record]) -> Figure:
         runs = [record for record in records if row_of(record) == f"taxonomy/{experiment}"]
         marker = "s" if "plain" in experiment else "o"
         for record in runs:
-            axes.plot(record["parameters"], record["test"]["error"], marker)
-            axes.annotate(what, (record["parameters"], record["test"]["error"]), fontsize=8)
+            point = record["parameters"], record["test"]["error"]
+            shift, side = (-7, "right") if record["parameters"] > 2e5 else (7, "left")  # no label leaves the picture
+            axes.plot(*point, marker)
+            axes.annotate(what, point, xytext=(shift, -3), textcoords="offset points", ha=side, fontsize=8)
     axes.set(xscale="log", xlabel="trained parameters", ylabel="test error in percent")
     axes.grid(alpha=0.3)
     return figure
