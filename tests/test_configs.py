@@ -158,7 +158,7 @@ COMBINATIONS = [
     ["main_net=rnn", "hypernet=hyperrnn", "dataset=scribbles", "schedule=table5"],
     ["main_net=mlp", "hypernet=once", "hypernet.units=[4]", "dataset=mnist"],
     ["main_net=mlp", "hypernet=multiple", "dataset=fashion_mnist"],
-    ["main_net=mlp", "hypernet=chunk_wise", "dataset=permuted_mnist", *of("task")],
+    ["main_net=mlp", "hypernet=chunk_wise", "dataset=permuted_mnist", *of("task"), "schedule=repeated_cycle"],
     ["main_net=mlp", "hypernet=component_wise", "dataset=split_mnist", *of("task")],
     ["main_net=mlp", "hypernet=separate", "dataset=split_mnist"],
     ["main_net=mlp", "hypernet=once", "dataset=three_polynomials", *of("task")],

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hypernets import UserError
-from hypernets.errors import call_with_settings, require_number
+from hypernets.errors import call_with_settings, require_number, require_whole
 
 Schedule = Callable[[int], float]
 
@@ -30,6 +30,13 @@ def one_cycle(steps: int, peak: float, warmup: float) -> Schedule:
     return rate
 
 
+def repeated_cycle(steps: int, peak: float, warmup: float, period: int) -> Schedule:
+    """One cycle after another, each of `period` steps, such as one for each of a sequence of tasks."""
+    require_whole("schedule.period", period)
+    rate = one_cycle(period, peak, warmup)
+    return lambda step: rate(step % period)
+
+
 def piecewise_constant(steps: int, until: list[int], rates: list[float]) -> Schedule:
     """The rate rates[i] up to step until[i] (Tables 8 and 9)."""
     whole = all(isinstance(each, list) for each in (until, rates)) and all(type(end) is int for end in until)
@@ -48,7 +55,12 @@ def piecewise_constant(steps: int, until: list[int], rates: list[float]) -> Sche
     return lambda step: next((rate for end, rate in zip(until, rates, strict=True) if step < end), rates[-1])
 
 
-SCHEDULES = {"constant": constant, "one_cycle": one_cycle, "piecewise_constant": piecewise_constant}
+SCHEDULES = {
+    "constant": constant,
+    "one_cycle": one_cycle,
+    "repeated_cycle": repeated_cycle,
+    "piecewise_constant": piecewise_constant,
+}
 
 
 def build_schedule(settings: Mapping[str, Any], steps: int) -> Schedule:

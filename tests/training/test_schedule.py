@@ -37,6 +37,12 @@ def test_one_cycle():
     assert schedule(kind="one_cycle", peak=0.4, warmup=0)(0) == pytest.approx(0.4)
 
 
+def test_a_repeated_cycle_starts_again_with_each_period():
+    one = schedule(40, kind="one_cycle", peak=0.4, warmup=0.25)
+    rate = schedule(100, kind="repeated_cycle", peak=0.4, warmup=0.25, period=40)
+    assert [rate(step) for step in range(100)] == [one(step % 40) for step in range(100)]
+
+
 def test_constant():
     assert {schedule(kind="constant", rate=0.1)(step) for step in (0, 1, 10**9)} == {0.1}
 
