@@ -13,15 +13,15 @@ from pathlib import Path
 
 from training.command_line import one_line_errors
 from training.precision import autocast, resolve_precision
+from training.task import count_trained
 from training.trained import load_trained
 
 
 def evaluate(run: Path, device_name: str) -> dict[str, float | int | str]:
     """Return the metrics of the best network on validation and test, its step and the parameter count."""
     settings, splits, task, step = load_trained(run, device_name)
-    parameters = list(task.parameters())
-    result = {"run": run.name, "step": step, "parameters": sum(parameter.numel() for parameter in parameters)}
-    device = parameters[0].device
+    result = {"run": run.name, "step": step, "parameters": count_trained(task)}
+    device = next(task.parameters()).device
     with autocast(resolve_precision(settings["precision"], device), device):
         for name, split in (("validation", splits.validation), ("test", splits.test)):
             values = task.evaluate(split.evaluation_batches())

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from training.trained import WEIGHTS, load_network
 
-dependencies = ["torch", "torchvision", "numpy", "omegaconf", "safetensors"]
+dependencies = ["torch", "torchvision", "numpy", "omegaconf", "safetensors", "tqdm"]
 
 for _path in sorted(WEIGHTS.glob("*.safetensors")):
     globals()[_path.stem] = partial(load_network, Path(_path.stem))

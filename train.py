@@ -34,7 +34,7 @@ from training.run import Run, path_of_run, read_rows, read_sessions
 from training.schedule import build_schedule
 from training.settings import INTERVALS, check_settings
 from training.signals import Interrupted
-from training.task import generated_weights
+from training.task import count_trained, generated_weights
 from training.tasks import build_task
 
 PLACES = ("runs", "resume", "dataset.root")  # on the user's machine; they stay out of the command in a record
@@ -111,7 +111,7 @@ def record_result(trainer: Trainer, test: dict[str, float], settings: dict[str, 
     summary = {
         f"validation_{metric.key}": best[metric.key],
         **{f"test_{key}": value for key, value in test.items() if key != "loss"},
-        "parameters": sum(each.numel() for each in trainer.task.parameters() if each.requires_grad),
+        "parameters": count_trained(trainer.task),
     }
     result = {
         "name": run.path.name,
@@ -126,6 +126,7 @@ def record_result(trainer: Trainer, test: dict[str, float], settings: dict[str, 
         "seconds": round(sum(session["seconds"] for session in sessions), 1),
         "sessions": len(sessions),
         "seed": settings["seed"],
+        "data": trainer.splits.digest,
         **facts,
         "settings": settings,
     }

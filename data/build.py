@@ -131,6 +131,8 @@ def build_with_unknown(
     statistics of the first, as they would be if nobody knew that they are strange.
     """
     loaded, divided, settings = _load_images(settings, IMAGE_SETTINGS | {"unknown": None}, seed, world_size)
+    if settings["unknown"] not in IMAGE_SETS:
+        raise UserError(f"dataset.unknown is {settings['unknown']!r}; it must be one of {', '.join(IMAGE_SETS)}.")
     other = {"kind": settings["unknown"], "root": settings.get("root")}
     others, divided_others, _ = _load_images(settings | other, IMAGE_SETTINGS | {"unknown": None}, seed, world_size)
     place = {"seed": seed, "device": device, "rank": rank, "world_size": world_size}

@@ -1,7 +1,8 @@
 """A user's mistakes: one clear sentence that names the value, what was expected and what to do."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -40,14 +41,21 @@ def call_with_settings(function: Callable, group: str, settings: Mapping[str, An
     A setting that the function does not take, or one of its own that is missing, is a UserError.
     """
     parameters = list(signature(function).parameters.values())[len(arguments) :]
-    known = [parameter.name for parameter in parameters]
+    if isinstance(function, partial):  # its keywords are given already
+        parameters = [parameter for parameter in parameters if parameter.name not in function.keywords]
+    require_known(group, settings, [parameter.name for parameter in parameters])
+    for parameter in parameters:
+        if parameter.default is parameter.empty and parameter.name not in settings:
+            name = f"{group}.{parameter.name}"
+            raise UserError(f"The setting {name} is missing; give it in the configuration file of {group}.")
+    return function(*arguments, **settings)
+
+
+def require_known(group: str, settings: Iterable[str], known: Collection[str]) -> None:
+    """Raise UserError for the first setting of a configuration group that is not one of the known ones."""
     for name in settings:
         if name not in known:
             raise UserError(
                 f"Nothing reads the setting {group}.{name} here, only {', '.join(known) or 'those of all kinds'}; "
                 f"take it away with ~{group}.{name}, or choose another {group}."
             )
-    for name, parameter in zip(known, parameters, strict=True):
-        if parameter.default is parameter.empty and name not in settings:
-            raise UserError(f"The setting {group}.{name} is missing; give it in the configuration file of {group}.")
-    return function(*arguments, **settings)

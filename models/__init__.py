@@ -1,4 +1,4 @@
-"""Main networks: plain modules that know nothing of hypernetworks. Each file ends in `build`."""
+"""Main networks, and what surrounds them: encoders, hypernetworks by their configuration, ensembles."""
 
 from models import fully_connected, mlp, mnist_convnet, torchvision_network, wide_resnet
 

@@ -183,9 +183,10 @@ def build(
         )
     own = {key: value for key, value in main_net.items() if key not in ("kind", "name", "layer_norm")}
     cell = {key: value for key, value in hypernet.items() if key not in ("kind", "name")}
-    cell["layer_norm"] = main_net["layer_norm"]
+    fixed = {"layer_norm": main_net["layer_norm"], "batch_first": False}
 
     def make_layer(input_size: int, hidden_size: int) -> nn.Module:
-        return call_with_settings(partial(LAYERS[hypernet["kind"]], input_size, hidden_size), "hypernet", cell)
+        layer = partial(LAYERS[hypernet["kind"]], input_size, hidden_size, **fixed)
+        return call_with_settings(layer, "hypernet", cell)
 
     return call_with_settings(partial(EncoderDecoder, make_layer, vocabulary_size, padding), "main_net", own)

@@ -102,6 +102,10 @@ def generate_weights(main_network: nn.Module, hypernet: Mapping[str, Any]) -> nn
     """Let the hypernetwork of the configuration group `hypernet` generate the weights of a main network."""
     kind, choices = hypernet["kind"], " or hypernet=".join((*HYPERNETWORKS, *STRATEGIES))
     settings = {key: value for key, value in hypernet.items() if key not in ("kind", "name", "condition")}
+    if hypernet.get("condition", "none") == "none" and settings.get("condition_size"):
+        raise UserError(
+            f"hypernet.condition_size is {settings['condition_size']}, but hypernet.condition is none; set it to 0."
+        )
     if kind in HYPERNETWORKS:
         return call_with_settings(HYPERNETWORKS[kind], "hypernet", settings, main_network)
     if kind not in STRATEGIES:
@@ -121,3 +125,11 @@ def condition_size_of(hypernet: Mapping[str, Any], condition: str) -> int:
         )
     require_whole("hypernet.condition_size", hypernet.get("condition_size"))
     return hypernet["condition_size"]
+
+
+def require_no_condition(hypernet: Mapping[str, Any]) -> None:
+    """Raise UserError where a condition is asked for in a task that gives none."""
+    if (given := hypernet.get("condition", "none")) != "none":
+        raise UserError(
+            f"hypernet.condition is {given!r}, but this task gives no condition; set hypernet.condition=none."
+        )

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hypernets import LSTM, HyperLSTM, HyperRNN, UserError
-from hypernets.errors import call_with_settings, require_number
+from hypernets.errors import call_with_settings, require_known, require_number
 
 # The recurrent layer for the kinds of main network and hypernetwork.
 LAYERS = {
@@ -87,10 +88,15 @@ def layer_and_dropout(
             f"The hypernetwork {kinds[1]!r} does not fit the main network {kinds[0]!r}; choose "
             f"hypernet={' or hypernet='.join(fitting)}."
         )
-    settings = {key: value for key, value in {**main_net, **hypernet}.items() if key not in ("kind", "name")}
-    dropout = {key: settings.pop(key) for key in ("input_dropout", "output_dropout") if key in settings}
+    own, of_hypernet = (
+        {key: value for key, value in group.items() if key not in ("kind", "name")} for group in (main_net, hypernet)
+    )
+    dropout = {key: own.pop(key) for key in ("input_dropout", "output_dropout") if key in own}
+    known = [name for name in signature(LAYERS[kinds]).parameters if name not in ("input_size", "batch_first")]
+    require_known("main_net", own, known)
+    require_known("hypernet", of_hypernet, [name for name in known if name not in own])
 
     def make_layer(input_size: int) -> nn.Module:
-        return call_with_settings(partial(LAYERS[kinds], input_size), "main_net", settings)
+        return call_with_settings(partial(LAYERS[kinds], input_size), "main_net", own | of_hypernet)
 
     return make_layer, dropout

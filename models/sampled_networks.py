@@ -8,13 +8,14 @@ Shape legend
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hypernets import HyperDNN
-from hypernets.errors import require_whole
+from hypernets.errors import call_with_settings, require_whole
 from models.hypernetworks import condition_size_of, generate_weights
 
 
@@ -23,9 +24,9 @@ class NoiseConditioned(nn.Module):
 
     Trained on likelihood only, all noise comes to give the same weights. With the posterior term the loss is a
     variational bound: the Kullback-Leibler divergence of the generated weights from a prior, here of a diagonal
-    Gaussian that has the mean m and variance v of each weight over the S samples (moment matching: an implicit
-    distribution has no density). The prior is how the main network initialises itself: N(0, s^2) with the standard
-    deviation s of the weights of each layer.
+    Gaussian that has the mean m and variance v of each weight over the S samples, at least two (moment matching: an
+    implicit distribution has no density). The prior is how the main network initialises itself: N(0, s^2) with the
+    standard deviation s of the weights of each layer.
 
         sum over weights of   log(s / sqrt(v)) + (v + m^2) / (2 s^2) - 1 / 2
     """
@@ -113,10 +114,11 @@ class Dropout(nn.Module):
 
 def build_sampled(build: Callable[[], nn.Module], hypernet: Mapping[str, Any]) -> nn.Module:
     """Networks to sample from, by the `kind` of the hypernetwork: "none" for dropout, "separate" for an ensemble."""
+    own = {key: value for key, value in hypernet.items() if key not in ("kind", "name")}
     if hypernet["kind"] == "none":
-        return Dropout(build())
+        return call_with_settings(lambda: Dropout(build()), "hypernet", own)
     if hypernet["kind"] == "separate":
-        return Ensemble(build, hypernet.get("members"))
+        return call_with_settings(partial(Ensemble, build), "hypernet", own)
     return NoiseConditioned(build(), hypernet)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hypernets import HyperDNN, OutputRegulariser
-from hypernets.errors import require_number
+from hypernets.errors import call_with_settings, require_number
 from models.hypernetworks import condition_size_of, generate_weights
 
 
@@ -86,9 +86,10 @@ def build_for_tasks(
 ) -> TaskConditioned | Separate | FineTuned:
     """Build the networks that the configuration group `hypernet` describes; `beta` is the regulariser's weight."""
     require_number("dataset.beta", beta, least=0)
+    own = {key: value for key, value in hypernet.items() if key not in ("kind", "name")}
     if hypernet["kind"] == "none":
-        return FineTuned(build_main_network())
+        return call_with_settings(lambda: FineTuned(build_main_network()), "hypernet", own)
     if hypernet["kind"] == "separate":
-        return Separate(build_main_network, tasks)
+        return call_with_settings(lambda: Separate(build_main_network, tasks), "hypernet", own)
     size = condition_size_of(hypernet, "task")
     return TaskConditioned(generate_weights(build_main_network(), hypernet), tasks, size, beta)

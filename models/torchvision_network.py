@@ -24,7 +24,7 @@ def build(image_shape: tuple[int, int, int], num_classes: int, model: str, small
         raise UserError(f"main_net.model is {model!r}; it must be a classifier of torchvision: {', '.join(known)}.")
     network = torchvision.models.get_model(model, num_classes=num_classes)
     if small_images:
-        if not (hasattr(network, "conv1") and hasattr(network, "maxpool")):
+        if not (isinstance(getattr(network, "conv1", None), nn.Conv2d) and hasattr(network, "maxpool")):
             raise UserError(f"{model} has no ResNet's stem to replace; set main_net.small_images=false.")
         network.conv1 = nn.Conv2d(image_shape[0], network.conv1.out_channels, kernel_size=3, padding=1, bias=False)
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.record_result import METRICS
+from scripts.record_result import TASK_METRICS
 from scripts.train_command import run_training
 from training.command_line import one_line_errors, place_of_runs
 from training.run import RESULT, read_result
@@ -40,7 +40,7 @@ def train(command: Sequence[str], runs: Path) -> dict[str, Any]:
 def cells(result: dict[str, Any]) -> tuple[str, ...]:
     """Data set, main network, hypernetwork, parameters and the metric on the test split, as text."""
     names = [result["settings"][group]["name"] for group in ("dataset", "main_net", "hypernet")]
-    metric = next(metric for key, metric in METRICS.items() if f"test_{key}" in result)
+    metric = next(metric for key, metric in TASK_METRICS.items() if f"test_{key}" in result)
     tested = f"{result[f'test_{metric.key}']:.{metric.digits}f}{metric.unit} {metric.title}"
     return (*names, f"{result['parameters']:,}", tested)
 

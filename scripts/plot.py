@@ -21,8 +21,10 @@ from torch import Tensor
 
 from hypernets import HyperDNN, UserError
 from hypernets.errors import require_whole
+from scripts.record_result import TASK_METRICS
 from training.command_line import one_line_errors
 from training.run import METRICS, read_rows
+from training.tasks.character_modelling import CharacterModelling
 from training.tasks.image_classification import ImageClassification
 from training.tasks.kernel_pictures import kernel_picture
 from training.trained import load_trained
@@ -36,8 +38,9 @@ def curve(run: Path, axis: str, metric: str | None) -> tuple[list[float], list[f
         raise UserError(f"There is no run in {run}: it has no {METRICS}.")
     rows = read_rows(run)
     logged = sorted({key for row in rows for key in row})
-    chosen = [key for key in logged if key.startswith("validation/") and key != "validation/loss"]
-    metric = metric or (chosen[0] if chosen else "validation/...")
+    metric = metric or next(
+        (key for key in (f"validation/{key}" for key in TASK_METRICS) if key in logged), "validation/..."
+    )
     if metric not in logged:
         raise UserError(f"The run {run} has not logged {metric}; it has {', '.join(logged) or 'no rows yet'}.")
     kept = [row for row in rows if metric in row]
@@ -95,10 +98,11 @@ def cell_states(run: Path, characters: int) -> Tensor:
     """tanh(c_t) of the topmost layer for every unit and about `characters` characters of the validation text, 1-D."""
     settings, splits, task, _ = load_trained(run, "auto")
     layer = getattr(task.eval().network, "recurrent_layer", None)
-    if layer is None or "c" not in layer.cells[-1].state_type._fields:
+    if not isinstance(task, CharacterModelling) or "c" not in layer.cells[-1].state_type._fields:
         raise UserError(f"The network of {run}, {settings['main_net']['name']!r}, has no cell state c_t to plot.")
     state, found = None, []
-    for inputs, *_ in splits.validation.evaluation_batches():
+    for inputs, _, is_first in splits.validation.evaluation_batches():
+        state = None if is_first else state
         for ids in inputs:
             _, state = layer(ids[None], state)
             found.append(state.c[-1].tanh().flatten().cpu())

@@ -39,7 +39,7 @@ TASKS = (
     Translation,
     UncertainRegression,
 )
-METRICS = {task.metric.key: task.metric for task in TASKS}
+TASK_METRICS = {task.metric.key: task.metric for task in TASKS}
 SESSION = {"commit": str, "first_step": int, "last_step": int, "seconds": NUMBER}
 SHAPE = {  # of a record; it may hold more
     **dict.fromkeys(("name", "table", "row", "command", "commit", "hardware", "precision"), str),
@@ -53,10 +53,12 @@ SHAPE = {  # of a record; it may hold more
 
 def check_record(path: Path, record: Any) -> None:
     """Refuse what is not a record of a row of the paper's tables, or of results/taxonomy.md."""
-    metrics = [key for key in METRICS if f"validation_{key}" in record]
+    metrics = [key for key in TASK_METRICS if f"validation_{key}" in record]
     if len(metrics) != 1:
-        wanted = " or ".join(f"validation_{key}" for key in METRICS)
+        wanted = " or ".join(f"validation_{key}" for key in TASK_METRICS)
         raise UserError(f"{path} is not a record of a run: it has no {wanted}.")
+    if record.get("table") is None or record.get("row") is None:
+        raise UserError(f"{path} belongs to no table; only runs of experiments of a table have records.")
     figures = {key: NUMBER for key in (f"validation_{metrics[0]}", f"test_{metrics[0]}") if key in record}
     points = [{"step": int, "examples": int, f"validation/{metrics[0]}": NUMBER}]
     check_shape(path, "it", record, SHAPE | figures | {"curve": points})
@@ -72,7 +74,8 @@ def check_record(path: Path, record: Any) -> None:
 def require_new(path: Path, record: Record, others: Sequence[Record]) -> None:
     """Refuse a second record of a run, of which a table could show the better one."""
     for other in others:
-        if key_of(other) == key_of(record):
+        digests = {each["data"] for each in (other, record) if "data" in each}  # older records have none
+        if key_of(other) == key_of(record) and len(digests) < 2:
             raise UserError(f"{path} is of the same run as {other['name']}; keep one of them, whatever it says.")
 
 
@@ -126,7 +129,7 @@ def by_setting(records: Sequence[Record]) -> list[list[Record]]:
 
 def metric_of(record: Record) -> Metric:
     """The metric of a record."""
-    return next(metric for key, metric in METRICS.items() if f"validation_{key}" in record)
+    return next(metric for key, metric in TASK_METRICS.items() if f"validation_{key}" in record)
 
 
 def peak_rate(record: Record) -> float:

@@ -12,6 +12,7 @@ is not run again; this repository comes with its own, so to train everything ane
 
 import argparse
 import itertools
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -111,14 +112,22 @@ def main() -> None:
         waiting = [job for job in left if state_of(job, records) != "finished"]
         one_by_one = [[job.command] for job in waiting]
         turns = [sweeps(waiting, arguments.launcher)] if arguments.launcher else one_by_one
+        failed = None
         try:
             for commands in turns:
-                run_training(*commands)
+                try:
+                    run_training(*commands)
+                except SystemExit as end:  # the other runs do not depend on it, unless a signal ended it
+                    if end.code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+                        raise
+                    failed = end
         finally:
             for job in left:
                 if state_of(job, records) == "finished":
                     path = record_run(path_of_run(job.settings), arguments.records, arguments.note)
                     print(f"recorded as {path}", flush=True)
+        if failed is not None:
+            raise failed
         records = read_records(arguments.records)
         for table in TABLES.keys() & {job.settings["table"] for job in jobs}:
             print("\n".join(["", TABLES[table].title, "", *figure_lines(table, records)]))

@@ -243,3 +243,23 @@ def test_a_job_that_fails_does_not_end_the_sweep(launcher):
     assert done.returncode == 1
     assert "is 11" in done.stderr and "Traceback" not in done.stderr
     assert read_result(launcher.only_run())["settings"]["main_net"]["depth"] == 10
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["dataset=shakespeare", "main_net=lstm", "hypernet=hyperlstm", "+hypernet.hidden_size=16"], "Nothing reads the setting hypernet.hidden_size"),
+        (["dataset=shakespeare", "main_net=lstm", "hypernet=hyperlstm", "+hypernet.foo=1"], "Nothing reads the setting hypernet.foo"),
+        (["dataset=shakespeare", *LSTM, "+main_net.batch_first=true"], "Nothing reads the setting main_net.batch_first"),
+        (["main_net=mlp", "hypernet=once", "hypernet.condition=noise", "hypernet.condition_size=3"], "this task gives no condition"),
+        (["main_net=mlp", "hypernet=once", "hypernet.condition_size=3"], "hypernet.condition_size is 3"),
+        (["dataset=toy_cubic", "main_net=mlp", "hypernet=none", "+hypernet.units=5"], "the setting hypernet.units"),
+        (["dataset=toy_cubic", "main_net=mlp", "hypernet=none", "+dataset.device=cpu"], "the setting dataset.device"),
+        (["dataset=three_polynomials", "main_net=mlp", "hypernet=separate", "+hypernet.units=5"], "hypernet.units"),
+        (["main_net=mlp", "hypernet=none", "+dataset.small_size=4"], "dataset.small_size is 4"),
+        (["main_net=torchvision", "main_net.model=shufflenet_v2_x1_0"], "no ResNet's stem"),
+    ],
+)
+def test_settings_that_would_change_nothing_or_fail_later_are_refused(overrides, words):
+    with pytest.raises(UserError, match=words):
+        build_task(composed(*overrides), Processes(0, 1, torch.device("cpu")))

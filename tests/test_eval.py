@@ -51,6 +51,11 @@ def test_published_weights_are_the_network_of_the_run(launcher, finished, monkey
     assert_one_line(launcher.call("tiny", program="eval.py"), str(path), "cannot be read", program="eval.py")
 
 
+def test_one_process_of_several_is_refused(launcher, finished, monkeypatch, assert_one_line):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert_one_line(launcher.call(str(finished), program="eval.py"), "in one process", program="eval.py")
+
+
 def test_mistakes(launcher, copied, assert_one_line, tmp_path):
     def refuse(run, *words):
         done = launcher.call(str(run), program="eval.py")

@@ -106,8 +106,8 @@ class _SumOverProcesses(torch.autograd.Function):
 class SynchronisedBatchNorm2d(nn.BatchNorm2d):
     """Batch norm over the global batch of all processes, on any backend (`nn.SyncBatchNorm` needs a GPU).
 
-    Every process must hold the same number of examples. The mean and the mean square travel in one reduction, in
-    float32, forward and backward.
+    Every process must hold the same number of examples. Means travel in float32, forward and backward; first those of
+    the values, then those of the squared distances to them, which loses no digits where a mean is large.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -115,17 +115,16 @@ class SynchronisedBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             return super().forward(x)
         world_size = torch.distributed.get_world_size()
-        own = torch.stack([x.float().mean(dim=(0, 2, 3)), x.float().square().mean(dim=(0, 2, 3))])
-        mean, mean_square = _SumOverProcesses.apply(own) / world_size
-        variance = mean_square - mean.square()
+        mean = _SumOverProcesses.apply(x.float().mean(dim=(0, 2, 3))) / world_size
+        centred = x.float() - mean.view(1, -1, 1, 1)
+        variance = _SumOverProcesses.apply(centred.square().mean(dim=(0, 2, 3))) / world_size
         with torch.no_grad():
             count = x.numel() / x.shape[1] * world_size
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)  # unbiased, as nn.BatchNorm2d does
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        shift = self.bias - mean * scale
-        return (x * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)).to(x.dtype)
+        return (centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)).to(x.dtype)
 
 
 def synchronise_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:

@@ -216,8 +216,9 @@ class Trainer:
         state, key = self.state, self.task.metric.key
         self.processes.share_buffers(self.task)
         values = self._evaluate(self.splits.validation.evaluation_batches())
-        if not all(map(math.isfinite, values.values())):
-            raise self._non_finite("The loss on validation", "at")
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise self._non_finite(f"validation/{name}", "at")
         if state.best is None or values[key] < state.best[key]:
             state.best = {"step": state.step, key: values[key]}
             if self.processes.is_first:

@@ -107,6 +107,8 @@ class Run:
             if self.is_new:
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._take_lock()
+                if (self.path / RUN).exists():
+                    raise UserError(f"Another process has begun {self.path} in the meantime; start again to resume it.")
                 self._facts["overrides"] = self._overrides
             else:
                 first = self._facts["overrides"]

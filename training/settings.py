@@ -9,6 +9,11 @@ from hypernets.errors import require_number, require_whole
 GROUPS = ("dataset", "main_net", "hypernet", "optimizer", "schedule", "logger")
 INTERVALS = ("steps", "validate_every", "checkpoint_every", "log_every")  # whole numbers of steps
 TEXTS = ("device", "precision", "table", "row", "runs", "run", "resume")
+KEYS_OF_GROUPS = {
+    **dict.fromkeys(("main_net", "hypernet"), ("kind", "name")),
+    **dict.fromkeys(("optimizer", "schedule"), ("kind",)),
+    "dataset": ("task", "name"),
+}
 KNOWN = (*GROUPS, *INTERVALS, *TEXTS, "compile", "sync_batch_norm", "gradient_clip", "seed")
 
 # Two runs are the same if all their settings agree but these, which change nothing in the result except rounding.
@@ -31,6 +36,9 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             raise UserError(f"There is no setting {key!r}; the settings are {', '.join(KNOWN)}.")
         if key in GROUPS and not isinstance(value, Mapping):
             raise UserError(f"{key} is {value!r}; choose one of its files, as python train.py --help shows them.")
+        for own in KEYS_OF_GROUPS.get(key, ()):
+            if not isinstance(value.get(own), str):
+                raise UserError(f"{key}.{own} is {value.get(own)!r}; it must be text, as in the files of {key}.")
         if key == "compile" and not isinstance(value, bool) and value != "auto":
             raise UserError(f"compile is {value!r}; it must be auto, true or false.")
         if key == "sync_batch_norm" and not isinstance(value, bool):

@@ -76,6 +76,11 @@ class Task(Protocol):
         """Do what `compile=true` asks for; most tasks inherit this from `nn.Module`."""
 
 
+def count_trained(task: nn.Module) -> int:
+    """How many parameters of a task are learned."""
+    return sum(parameter.numel() for parameter in task.parameters() if parameter.requires_grad)
+
+
 def generated_weights(task: nn.Module) -> int:
     """How many weights a hypernetwork generates for the main network of a task; 0 without one."""
     networks = [module for module in task.modules() if isinstance(module, HyperDNN)]

@@ -21,7 +21,7 @@ from training.loop import load_state
 from training.run import read_facts, read_settings
 from training.task import Splits, Task
 from training.tasks import build_task
-from training.tasks.image_classification import build_network
+from training.tasks.image_classification import ImageClassification, build_network
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "results" / "weights"
 
@@ -53,6 +53,8 @@ def load_trained(run: Path, device: str) -> tuple[dict[str, Any], Splits, Task, 
     As in `read_trained`, `run` may be the name of a file of weights.
     """
     trained = read_trained(run)
+    if os.environ.get("WORLD_SIZE", "1") != "1":  # each process would evaluate its share of the data
+        raise UserError("A trained network is evaluated in one process; start it without torchrun.")
     splits, task = build_task(trained.settings, start_processes(device))
     if splits.digest != trained.data:
         raise UserError(
@@ -78,7 +80,10 @@ def load_network(run: Path) -> nn.Module:
     elif images is not None:
         network = build_network(settings, *images)
     else:
-        raise UserError(f"The run {run} is of {settings['main_net']['name']!r}, which does not write.")
+        raise UserError(
+            f"The network of {run}, {settings['main_net']['name']!r}, cannot be built without its data set; image "
+            "classifiers can once they are published by scripts.publish_weights."
+        )
     load_state(network, state)
     return network.eval()
 
@@ -95,8 +100,10 @@ def write_weights(run: Path, name: str) -> Path:
     settings, splits, task, step = load_trained(run, "cpu")
     without_places = {key: value for key, value in settings.items() if key not in ("runs", "run", "resume", "logger")}
     without_places["dataset"] = {key: value for key, value in settings["dataset"].items() if key != "root"}
+    if "root" in settings["dataset"]:
+        without_places["dataset"]["root"] = None
     metadata = {"settings": json.dumps(without_places), "data": splits.digest, "step": str(step)}
-    if hasattr(splits, "image_shape"):
+    if isinstance(task, ImageClassification):
         metadata["images"] = json.dumps([splits.image_shape, splits.num_classes])
     state = {key: tensor.contiguous() for key, tensor in task.network.state_dict().items()}
     path = path_of_weights(name)
@@ -118,5 +125,6 @@ def read_weights(name: str) -> Trained:
         trained = Trained(settings, state, metadata["data"], int(metadata["step"]), images)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); put back the file of the repository.") from None
-    settings["dataset"]["root"] = os.environ.get("HYPERNETS_DATA")
+    if "root" in settings["dataset"]:
+        settings["dataset"]["root"] = os.environ.get("HYPERNETS_DATA")
     return trained

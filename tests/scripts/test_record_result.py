@@ -53,7 +53,7 @@ def test_record_is_neither_overwritten_nor_made_twice(call_script, assert_refuse
         ({"name": "../evil"}, ("'../evil'",)),
         ({"settings": []}, ("settings is []",)),
         ({"validation_error": None}, ("validation_error is None",)),
-        ({"table": None}, ("table is None",)),
+        ({"table": None}, ("belongs to no table",)),
         ({"row": "wrn_16"}, ("table2/wrn_16",)),
     ],
 )

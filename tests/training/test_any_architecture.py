@@ -33,6 +33,20 @@ def test_slices_are_corners_of_the_largest():
     torch.testing.assert_close(small(x), expected)
 
 
-def test_nothing_to_hold_out_is_refused(launcher, assert_one_line):
-    arguments = [*SMALL, "hypernet=none", "dataset.held_out=[]", f"+dataset.path={launcher.images}"]
-    assert_one_line(launcher.call(*arguments, f"runs={launcher.runs}"), "dataset.held_out is []")
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("dataset.held_out=[]", "dataset.held_out is []"),
+        ("dataset.held_out=[3]", "dataset.held_out is [3]"),
+        ("dataset.depths=[0]", "dataset.depths is 0"),
+        ("dataset.widths=[4,9]", "1 hidden layers of 9 units"),
+        ("dataset.depths=[3]", "3 hidden layers of 4 units"),
+        ("main_net.dropout=0.5", "main_net.dropout is 0.5"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused(launcher, assert_one_line, setting, words):
+    fitting = [each.replace("[[2,4],[3,6]]", "[[2,4]]") for each in SMALL]
+    done = launcher.call(
+        *fitting, "hypernet=none", setting, f"+dataset.path={launcher.images}", f"runs={launcher.runs}"
+    )
+    assert_one_line(done, words)

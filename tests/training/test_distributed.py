@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from training import distributed
 from training.run import read_result, read_rows
 
 ROOT = Path(__file__).parents[2]
@@ -156,3 +157,15 @@ def test_two_gpus_train_as_one_cpu(launcher, commands, one, name):
     done = launcher.run(*arguments, program=(*TORCHRUN, str(ROOT / "train.py")))
     assert done.returncode == 0, done.stderr
     assert_close(launcher.runs / name, one / name, rel=1e-2)  # a GPU's convolutions round to TF32
+
+
+def test_batch_norm_of_a_channel_that_hardly_varies(monkeypatch):
+    """The mean square minus the squared mean would be negative here now and then."""
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 1)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)
+    x = 50 + 0.01 * torch.randn(8, 40, 4, 4, generator=torch.Generator().manual_seed(0))
+    x[:, :20] = x[:1, :20, :1, :1]
+    expected, own = torch.nn.BatchNorm2d(40), torch.nn.BatchNorm2d(40)
+    own = distributed.synchronise_batch_norm(own, torch.device("cpu"))
+    torch.testing.assert_close(own(x), expected(x), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(own.running_var, expected.running_var)

@@ -313,7 +313,7 @@ def test_weights_that_are_not_finite(tmp_path, step):
 
 
 def test_validation_that_is_not_a_number(tmp_path):
-    with pytest.raises(loop.NonFinite, match="validation was not finite at step 8"):
+    with pytest.raises(loop.NonFinite, match="validation/error was not finite at step 8"):
         train(tmp_path / "run", task=Task(errors=[50.0, math.nan]))
     assert saved(tmp_path / "run", checkpoint.BEST)["step"] == 4
     assert_stopped_with_whole_numbers(tmp_path / "run", step=8)

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from data.build import IMAGE_SETS
+from data.build import IMAGE_SETS, build_images
 from data.sources import ImageArrays
 from data.styles import slanted_mnist
+from models import denoiser
 from training.run import read_result
+from training.tasks.styled_diffusion import StyledDiffusion
 
 SMALL = [
     *("dataset=mnist_styles", "dataset.validation_size=10", "dataset.batch_size=20", "main_net=denoiser"),
@@ -17,11 +19,14 @@ SMALL = [
     *("validate_every=4", "logger=none", "device=cpu", "precision=float32"),
 ]
 
+ON_CPU = {"seed": 0, "device": "cpu", "rank": 0, "world_size": 1}
+
 
 def digits(root):
     images = np.zeros((60, 28, 28, 1), dtype=np.uint8)
     images[:, 4:24, 12:16] = 255  # upright strokes
     labels = np.arange(60) % 10
+    images[range(60), 26, 2 * labels] = 255  # which tells the class
     return ImageArrays(images, labels, images, labels, num_classes=10)
 
 
@@ -30,13 +35,22 @@ def small_digits(monkeypatch):
     monkeypatch.setitem(IMAGE_SETS, "mnist", digits)
     monkeypatch.setattr("data.styles.mnist", digits)
     monkeypatch.setattr("training.tasks.styled_diffusion.SAMPLING_STEPS", 3)
-    monkeypatch.setattr("training.tasks.styled_diffusion.CLASSIFIER_STEPS", 3)
+    monkeypatch.setattr("training.tasks.styled_diffusion.CLASSIFIER_STEPS", 30)
 
 
 def test_slanted_digits_lean_to_the_right(tmp_path):
     (image,) = slanted_mnist(tmp_path).test_images[:1, :, :, 0]
     columns = (image.astype(float) * np.arange(28)).sum(1) / image.astype(float).sum(1).clip(1)
     assert columns[6] > columns[14] + 2 > columns[22] + 4
+
+
+def test_the_classifier_of_samples_also_learns_within_autocast():
+    network = denoiser.build((1, 28, 28), 10, units=8, blocks=1)
+    splits = build_images({"kind": "mnist", "validation_size": 10, "batch_size": 20, "root": None}, **ON_CPU)
+    task = StyledDiffusion(network, splits)
+    images, labels = splits.train.batch(0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (task._read(images) == labels).float().mean() > 0.9
 
 
 def test_a_style_is_learned_in_front_of_a_frozen_model(launcher, assert_one_line):

@@ -33,10 +33,9 @@ def test_posterior_term_is_the_divergence_of_gaussians():
     assert sampled.divergence(same) > 2 * expected, "weights that have become one are far from the prior"
 
 
-@pytest.mark.parametrize("kind", ["none", "separate", "once"])
-def test_samples_for_evaluation_are_always_the_same(kind):
+@pytest.mark.parametrize("hypernet", [{"kind": "none"}, {"kind": "separate", "members": 5}, HYPERNET])
+def test_samples_for_evaluation_are_always_the_same(hypernet):
     torch.manual_seed(0)
-    hypernet = HYPERNET if kind == "once" else {"kind": kind, "members": 5}
     sampled = build_sampled(lambda: nn.Sequential(network(), nn.Dropout(0.5)), hypernet).eval()
     x, state = torch.randn(6, 2), torch.get_rng_state()
     outputs = sampled.sampled(x, samples=5)
@@ -67,6 +66,12 @@ def test_cubic(launcher, hypernet):
     test = read_result(launcher.only_run())["test"]
     assert test["spread_outside"] > test["spread_inside"] > 0 and 0 < test["coverage"] <= 100
     assert test["nll"] >= math.log(3) and ("nll_mean_condition" in test) == (hypernet[0] == "hypernet=once")
+
+
+def test_one_sample_has_no_variance(launcher, assert_one_line):
+    noise = ["hypernet=once", "hypernet.condition=noise", "hypernet.condition_size=4"]
+    done = launcher.call(*CUBIC, *noise, "dataset.samples=1", f"runs={launcher.runs}")
+    assert_one_line(done, "dataset.samples is 1")
 
 
 def test_calibration_error_and_auroc():

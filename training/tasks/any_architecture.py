@@ -12,9 +12,9 @@ from torch.func import functional_call
 from data.build import build_images
 from data.images import ImageSplits
 from hypernets import HyperDNN, UserError
-from hypernets.errors import call_with_settings
+from hypernets.errors import call_with_settings, require_whole
 from models import mlp
-from models.hypernetworks import generate_weights
+from models.hypernetworks import generate_weights, require_no_condition
 from training.distributed import Processes
 from training.task import Metric
 
@@ -99,6 +99,13 @@ class AnyArchitecture(nn.Module):
 
 def read_sizes(depths: list[int], widths: list[int], held_out: list[list[int]]) -> dict[str, list[Size]]:
     """All pairs of a depth and a width but those that are held out, and these, which may be others too."""
+    for name, sizes in (("depths", depths), ("widths", widths)):
+        for size in sizes:
+            require_whole(f"dataset.{name}", size)
+    if not all(isinstance(size, list) and len(size) == 2 for size in held_out):
+        raise UserError(f"dataset.held_out is {held_out}; it must be pairs of a depth and a width, such as [[3,128]].")
+    for size in sum(held_out, []):
+        require_whole("dataset.held_out", size)
     held_out = [(depth, width) for depth, width in held_out]
     trained = [(depth, width) for depth in depths for width in widths if (depth, width) not in held_out]
     if not trained or not held_out:
@@ -126,8 +133,21 @@ def build(settings: Mapping[str, Any], processes: Processes) -> tuple[ImageSplit
         )
     shapes = splits.image_shape, splits.num_classes
     torch.manual_seed(settings["seed"])
+    require_no_condition(hypernet)
+    if main_net.get("dropout"):
+        raise UserError(f"main_net.dropout is {main_net['dropout']}, but networks of many sizes have none; set it to 0")
     largest = call_with_settings(
         mlp.build, "main_net", {key: value for key, value in main_net.items() if key not in ("kind", "name")}, *shapes
     )
-    network = Slices(largest) if hypernet["kind"] == "none" else generate_weights(largest, hypernet)
+    if hypernet["kind"] == "none":
+        units = main_net["hidden_units"]
+        for depth, width in (*sizes["trained"], *sizes["held_out"]):
+            if depth > len(units) or width > min(units):
+                raise UserError(
+                    f"An MLP of {depth} hidden layers of {width} units is no corner of that of main_net.hidden_units, "
+                    f"which is {units}; make that one larger, or choose hypernet=described."
+                )
+        network = Slices(largest)
+    else:
+        network = generate_weights(largest, hypernet)
     return splits, AnyArchitecture(network, lambda size: mlp.build(*shapes, size[0] * [size[1]]), sizes)

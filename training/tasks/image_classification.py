@@ -14,13 +14,15 @@ from data.images import ImageSplits
 from hypernets import HyperDNN, UserError
 from hypernets.errors import call_with_settings, require_number
 from models import IMAGE_CLASSIFIERS
-from models.hypernetworks import generate_weights
+from models.hypernetworks import generate_weights, require_no_condition
 from training.distributed import Processes
 from training.task import Metric, build_within_memory
 from training.tasks.kernel_pictures import kernel_picture
 
 # In pictures; as many as the paper's widest network has. One of 512 by 512 filters would be 8,196 pixels wide.
 SHOWN_CHANNELS = 128
+
+OF_ANY_SIZE = ("wide_resnet", "torchvision")  # main networks that read images of any size
 
 
 class ImageClassification(nn.Module):
@@ -103,6 +105,11 @@ class ImageClassification(nn.Module):
 def build(settings: Mapping[str, Any], processes: Processes) -> tuple[ImageSplits, ImageClassification]:
     """Build the splits and the task from the settings of a run."""
     dataset = {key: value for key, value in settings["dataset"].items() if key not in ("task", "name")}
+    if dataset.get("small_size") is not None and settings["main_net"]["kind"] not in OF_ANY_SIZE:
+        raise UserError(
+            f"dataset.small_size is {dataset['small_size']}, but main_net={settings['main_net']['kind']} reads images "
+            "of one size; set dataset.small_size=null and dataset.small_steps=0."
+        )
     with processes.first_before_others():  # so that one process downloads
         splits = build_images(dataset, seed=settings["seed"], **vars(processes))
     torch.manual_seed(settings["seed"])
@@ -113,7 +120,9 @@ def build(settings: Mapping[str, Any], processes: Processes) -> tuple[ImageSplit
 
 def build_network(settings: Mapping[str, Any], image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
     """Build the network, images [B, C, H, W] -> logits [B, num_classes], from the settings of a run."""
-    build_main_network = main_network_builder(settings, image_shape, num_classes)
+    main_net = {key: value for key, value in settings["main_net"].items() if key != "kernel_decay"}  # of this task
+    build_main_network = main_network_builder({**settings, "main_net": main_net}, image_shape, num_classes)
+    require_no_condition(settings["hypernet"])
     return generate_weights(build_within_memory(build_main_network), settings["hypernet"])
 
 
@@ -127,6 +136,5 @@ def main_network_builder(
             f"The main network {kind!r} does not classify images, which the data set {settings['dataset']['name']!r} "
             f"holds; choose main_net={' or main_net='.join(IMAGE_CLASSIFIERS)}."
         )
-    not_its_own = ("kind", "name", "kernel_decay")
-    main_net = {key: value for key, value in settings["main_net"].items() if key not in not_its_own}
+    main_net = {key: value for key, value in settings["main_net"].items() if key not in ("kind", "name")}
     return partial(call_with_settings, IMAGE_CLASSIFIERS[kind], "main_net", main_net, image_shape, num_classes)

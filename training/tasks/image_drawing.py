@@ -42,6 +42,8 @@ class ImageDrawing(nn.Module):
         super().__init__()
         if shown is not None:
             require_whole("dataset.shown_pixels", shown)
+            if shown > height * width:
+                raise UserError(f"dataset.shown_pixels is {shown}, but the images have only {height * width} pixels.")
         self.network, self.shown = network, shown
         axes = (torch.linspace(-1, 1, size) for size in (height, width))
         self.register_buffer("places", torch.cartesian_prod(*axes), persistent=False)  # [P, 2]

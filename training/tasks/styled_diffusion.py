@@ -34,7 +34,7 @@ CLASSIFIER_STEPS = 300
 
 
 def signal_and_noise(time: Tensor) -> tuple[Tensor, Tensor]:
-    """How much of the image and of the noise there is at times [B], each [B, 1, 1, 1] (Nichol and Dhariwal 2021)."""
+    """How much there is of image and noise at times [B], each [B, 1, 1, 1] (after Nichol and Dhariwal 2021)."""
     angle = (0.02 + 0.96 * time) * (math.pi / 2)
     return angle.cos().view(-1, 1, 1, 1), angle.sin().view(-1, 1, 1, 1)
 
@@ -110,11 +110,16 @@ class StyledDiffusion(nn.Module):
         return values | ({"noise_error_frozen": frozen / count} if styled else {})
 
     def _read(self, images: Tensor) -> Tensor:
-        """The classes of images by an MLP that was trained on real ones of this style."""
+        """The classes of images by an MLP that was trained on real ones of this style, in float32."""
+        # Within autocast, all steps would go on from the first weights, of which it keeps a copy in bf16.
+        with torch.autocast(images.device.type, enabled=False):
+            return self._trained_classifier(images.device)(images.float()).argmax(dim=1)
+
+    def _trained_classifier(self, device: torch.device) -> nn.Module:
         if self._classifier is None:
             with torch.random.fork_rng([]), torch.enable_grad():
                 torch.manual_seed(0)
-                classifier = MLP(math.prod(self._splits.image_shape), [100], self._splits.num_classes).to(images.device)
+                classifier = MLP(math.prod(self._splits.image_shape), [100], self._splits.num_classes).to(device)
                 optimizer = torch.optim.Adam(classifier.parameters(), lr=0.003)
                 for step in range(CLASSIFIER_STEPS):
                     x, labels = self._splits.train.batch(step)
@@ -122,7 +127,7 @@ class StyledDiffusion(nn.Module):
                     F.cross_entropy(classifier(x.contiguous()), labels).backward()
                     optimizer.step()
             self.__dict__["_classifier"] = classifier  # not a module of this one: it is no part of the task
-        return self._classifier(images).argmax(dim=1)
+        return self._classifier
 
     def pictures(self) -> dict[str, np.ndarray]:
         """Two samples of each class."""

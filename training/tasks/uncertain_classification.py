@@ -33,7 +33,7 @@ class UncertainClassification(nn.Module):
 
     def __init__(self, network: nn.Module, samples: int, posterior: float, images: int) -> None:
         super().__init__()
-        require_whole("dataset.samples", samples)
+        require_whole("dataset.samples", samples, least=2 if isinstance(network, NoiseConditioned) else 1)
         require_number("dataset.posterior", posterior, least=0)
         self.network = network
         self.samples, self.posterior, self.images = samples, posterior, images
