@@ -39,6 +39,7 @@ def choices(group):
 
 
 LSTM = ["main_net=lstm", "hypernet=none"]
+HYPERLSTM = ["dataset=shakespeare", "main_net=lstm", "hypernet=hyperlstm"]
 EXPERIMENTS = choices("experiment")
 WITH_A_ROW = [
     name for name in EXPERIMENTS if f"row: {Path(name).name}\n" in (CONFIGS / f"experiment/{name}.yaml").read_text()
@@ -248,10 +249,10 @@ def test_a_job_that_fails_does_not_end_the_sweep(launcher):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["dataset=shakespeare", "main_net=lstm", "hypernet=hyperlstm", "+hypernet.hidden_size=16"], "Nothing reads the setting hypernet.hidden_size"),
-        (["dataset=shakespeare", "main_net=lstm", "hypernet=hyperlstm", "+hypernet.foo=1"], "Nothing reads the setting hypernet.foo"),
-        (["dataset=shakespeare", *LSTM, "+main_net.batch_first=true"], "Nothing reads the setting main_net.batch_first"),
-        (["main_net=mlp", "hypernet=once", "hypernet.condition=noise", "hypernet.condition_size=3"], "this task gives no condition"),
+        ([*HYPERLSTM, "+hypernet.hidden_size=16"], "Nothing reads the setting hypernet.hidden_size"),
+        ([*HYPERLSTM, "+hypernet.foo=1"], "Nothing reads the setting hypernet.foo"),
+        ([*HYPERLSTM, "+main_net.batch_first=true"], "Nothing reads the setting main_net.batch_first"),
+        (["main_net=mlp", "hypernet=once", *of("noise")], "this task gives no condition"),
         (["main_net=mlp", "hypernet=once", "hypernet.condition_size=3"], "hypernet.condition_size is 3"),
         (["dataset=toy_cubic", "main_net=mlp", "hypernet=none", "+hypernet.units=5"], "the setting hypernet.units"),
         (["dataset=toy_cubic", "main_net=mlp", "hypernet=none", "+dataset.device=cpu"], "the setting dataset.device"),
