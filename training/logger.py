@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hypernets import UserError
+from hypernets.errors import require_known
+
+OF_WANDB = ("kind", "mode", "project", "entity", "group", "tags", "notes")  # settings; the last are wandb.init's
 
 
 class Logger(Protocol):
@@ -31,6 +34,8 @@ def check_logger(settings: Mapping[str, Any]) -> None:
         raise UserError(f"logger.kind is {kind!r}; it must be none or wandb.")
     if kind == "wandb" and mode not in ("offline", "online"):
         raise UserError(f"logger.mode is {mode!r}; it must be offline or online.")
+    if kind == "wandb":
+        require_known("logger", settings["logger"], OF_WANDB)
 
 
 def open_logger(settings: Mapping[str, Any], run_path: Path, rows: list[dict[str, float]]) -> Logger:

@@ -12,7 +12,11 @@ from training.logger import check_logger
 
 @pytest.mark.parametrize(
     ("logger", "message"),
-    [({"kind": "tensorboard"}, "none or wandb"), ({"kind": "wandb", "mode": "cloud"}, "offline or online")],
+    [
+        ({"kind": "tensorboard"}, "none or wandb"),
+        ({"kind": "wandb", "mode": "cloud"}, "offline or online"),
+        ({"kind": "wandb", "mode": "offline", "projet": "mine"}, "logger.projet"),
+    ],
 )
 def test_refusals(logger, message):
     with pytest.raises(UserError, match=message):
