@@ -59,3 +59,8 @@ def require_known(group: str, settings: Iterable[str], known: Collection[str]) -
                 f"Nothing reads the setting {group}.{name} here, only {', '.join(known) or 'those of all kinds'}; "
                 f"take it away with ~{group}.{name}, or choose another {group}."
             )
+
+
+def without(settings: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """The settings of a configuration group, leaving out those with these names."""
+    return {name: value for name, value in settings.items() if name not in names}

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hypernets import LSTM, HyperLSTM, UserError
-from hypernets.errors import call_with_settings, require_number, require_whole
+from hypernets.errors import call_with_settings, require_number, require_whole, without
 from hypernets.recurrent import run_cell
 
 LAYERS = {"none": LSTM, "hyperlstm": HyperLSTM}  # the recurrent layer, by the kind of the hypernetwork
@@ -181,8 +181,8 @@ def build(
             f"The hypernetwork {hypernet['kind']!r} does not fit the main network 'encoder_decoder'; choose "
             f"hypernet={' or hypernet='.join(LAYERS)}."
         )
-    own = {key: value for key, value in main_net.items() if key not in ("kind", "name", "layer_norm")}
-    cell = {key: value for key, value in hypernet.items() if key not in ("kind", "name")}
+    own = without(main_net, "kind", "name", "layer_norm")
+    cell = without(hypernet, "kind", "name")
     fixed = {"layer_norm": main_net["layer_norm"], "batch_first": False}
 
     def make_layer(input_size: int, hidden_size: int) -> nn.Module:

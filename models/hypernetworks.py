@@ -21,7 +21,7 @@ from hypernets import (
     UserError,
     tileable_kernels,
 )
-from hypernets.errors import call_with_settings, require_whole
+from hypernets.errors import call_with_settings, require_whole, without
 from hypernets.generation import Generation
 from models.coordinate_hypernetwork import CoordinateHypernetwork
 from models.fully_connected import FullyConnected
@@ -101,7 +101,7 @@ HYPERNETWORKS = {
 def generate_weights(main_network: nn.Module, hypernet: Mapping[str, Any]) -> nn.Module:
     """Let the hypernetwork of the configuration group `hypernet` generate the weights of a main network."""
     kind, choices = hypernet["kind"], " or hypernet=".join((*HYPERNETWORKS, *STRATEGIES))
-    settings = {key: value for key, value in hypernet.items() if key not in ("kind", "name", "condition")}
+    settings = without(hypernet, "kind", "name", "condition")
     if hypernet.get("condition", "none") == "none" and settings.get("condition_size"):
         raise UserError(
             f"hypernet.condition_size is {settings['condition_size']}, but hypernet.condition is none; set it to 0."

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hypernets import LSTM, HyperLSTM, HyperRNN, UserError
-from hypernets.errors import call_with_settings, require_known, require_number
+from hypernets.errors import call_with_settings, require_known, require_number, without
 
 # The recurrent layer for the kinds of main network and hypernetwork.
 LAYERS = {
@@ -88,9 +88,7 @@ def layer_and_dropout(
             f"The hypernetwork {kinds[1]!r} does not fit the main network {kinds[0]!r}; choose "
             f"hypernet={' or hypernet='.join(fitting)}."
         )
-    own, of_hypernet = (
-        {key: value for key, value in group.items() if key not in ("kind", "name")} for group in (main_net, hypernet)
-    )
+    own, of_hypernet = (without(group, "kind", "name") for group in (main_net, hypernet))
     dropout = {key: own.pop(key) for key in ("input_dropout", "output_dropout") if key in own}
     known = [name for name in signature(LAYERS[kinds]).parameters if name not in ("input_size", "batch_first")]
     require_known("main_net", own, known)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hypernets import HyperDNN
-from hypernets.errors import call_with_settings, require_whole
+from hypernets.errors import call_with_settings, require_whole, without
 from models.hypernetworks import condition_size_of, generate_weights
 
 
@@ -114,7 +114,7 @@ class Dropout(nn.Module):
 
 def build_sampled(build: Callable[[], nn.Module], hypernet: Mapping[str, Any]) -> nn.Module:
     """Networks to sample from, by the `kind` of the hypernetwork: "none" for dropout, "separate" for an ensemble."""
-    own = {key: value for key, value in hypernet.items() if key not in ("kind", "name")}
+    own = without(hypernet, "kind", "name")
     if hypernet["kind"] == "none":
         return call_with_settings(lambda: Dropout(build()), "hypernet", own)
     if hypernet["kind"] == "separate":

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hypernets import HyperDNN, OutputRegulariser
-from hypernets.errors import call_with_settings, require_number
+from hypernets.errors import call_with_settings, require_number, without
 from models.hypernetworks import condition_size_of, generate_weights
 
 
@@ -86,7 +86,7 @@ def build_for_tasks(
 ) -> TaskConditioned | Separate | FineTuned:
     """Build the networks that the configuration group `hypernet` describes; `beta` is the regulariser's weight."""
     require_number("dataset.beta", beta, least=0)
-    own = {key: value for key, value in hypernet.items() if key not in ("kind", "name")}
+    own = without(hypernet, "kind", "name")
     if hypernet["kind"] == "none":
         return call_with_settings(lambda: FineTuned(build_main_network()), "hypernet", own)
     if hypernet["kind"] == "separate":

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hypernets.errors import without
 from models import IMAGE_CLASSIFIERS, character_model, encoder_decoder, handwriting_model
 from models.hypernetworks import generate_weights
 from scripts.paper_tables import ROWS
@@ -40,9 +41,7 @@ def build_network(settings: Mapping[str, Any]) -> nn.Module:
             return encoder_decoder.build(
                 main_net, settings["hypernet"], settings["dataset"]["vocabulary_size"], padding=0
             )
-    main_net = {
-        key: value for key, value in settings["main_net"].items() if key not in ("kind", "name", "kernel_decay")
-    }
+    main_net = without(settings["main_net"], "kind", "name", "kernel_decay")
     network = IMAGE_CLASSIFIERS[settings["main_net"]["kind"]](IMAGE_SHAPE[dataset], 10, **main_net)
     return generate_weights(network, settings["hypernet"])
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hypernets import UserError
+from hypernets.errors import without
 from scripts.paper_tables import ROWS
 from scripts.taxonomy_rows import EXPERIMENTS
 from scripts.train_command import PROJECT
@@ -96,8 +97,8 @@ def record_run(run: Path, to: Path, note: str | None = None) -> Path:
     record["curve"] = [row for row in read_rows(run) if any(key.startswith("validation/") for key in row)]
     check_record(run / RESULT, record)
     record["sessions"] = [{key: session[key] for key in SESSION} for session in record["sessions"]]
-    settings = {key: value for key, value in record["settings"].items() if key not in ("runs", "run", "resume")}
-    dataset = {key: value for key, value in settings["dataset"].items() if key not in ("root", "path")}
+    settings = without(record["settings"], "runs", "run", "resume")
+    dataset = without(settings["dataset"], "root", "path")
     record["settings"] = settings | {"dataset": dataset}
     path = to / f"{record['name']}.json"
     if path.exists() and read_json(path, dict) != record:

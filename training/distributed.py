@@ -30,6 +30,11 @@ class Processes:
         """Whether this process is the one that writes files and prints."""
         return self.rank == 0
 
+    def require_one(self, task: str) -> None:
+        """Raise UserError if there are several processes, among which a task does not divide its batches."""
+        if self.world_size > 1:
+            raise UserError(f"The task {task} runs in one process; start it without torchrun.")
+
     def broadcast(self, value):
         """Return the first process's value of a plain Python object, in every process."""
         if self.world_size == 1:

@@ -2,7 +2,7 @@
 
 A step is a pure function of the checkpointed state and the step's number: the batch, the learning rate and the random
 numbers of dropout follow from (seed, step). A run that is interrupted anywhere and resumed is therefore bitwise
-identical to one that is not.
+identical to one that is not, at least on a CPU.
 """
 
 import math

@@ -14,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from hypernets import UserError
+from hypernets.errors import without
 from models import character_model, handwriting_model
 from training import checkpoint
 from training.distributed import start_processes
@@ -98,8 +99,8 @@ def write_weights(run: Path, name: str) -> Path:
     if not name.isidentifier():
         raise UserError(f"The name of the weights is {name!r}; it must have only letters, digits and underscores.")
     settings, splits, task, step = load_trained(run, "cpu")
-    without_places = {key: value for key, value in settings.items() if key not in ("runs", "run", "resume", "logger")}
-    without_places["dataset"] = {key: value for key, value in settings["dataset"].items() if key != "root"}
+    without_places = without(settings, "runs", "run", "resume", "logger")
+    without_places["dataset"] = without(settings["dataset"], "root")
     if "root" in settings["dataset"]:
         without_places["dataset"]["root"] = None
     metadata = {"settings": json.dumps(without_places), "data": splits.digest, "step": str(step)}

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from data.build import build_images
 from data.images import ImageSplits
 from hypernets import HyperDNN, UserError
-from hypernets.errors import call_with_settings, require_whole
+from hypernets.errors import call_with_settings, require_whole, without
 from models import mlp
 from models.hypernetworks import generate_weights, require_no_condition
 from training.distributed import Processes
@@ -118,12 +118,11 @@ def read_sizes(depths: list[int], widths: list[int], held_out: list[list[int]]) 
 
 def build(settings: Mapping[str, Any], processes: Processes) -> tuple[ImageSplits, AnyArchitecture]:
     """Build the splits and the task from the settings of a run."""
-    if processes.world_size > 1:
-        raise UserError("Networks of many sizes train in one process; start it without torchrun.")
+    processes.require_one(settings["dataset"]["task"])
     of_sizes = {key: settings["dataset"].get(key) for key in ("depths", "widths", "held_out")}
     sizes = call_with_settings(read_sizes, "dataset", of_sizes)
     left_out = ("task", "name", *of_sizes)
-    dataset = {key: value for key, value in settings["dataset"].items() if key not in left_out}
+    dataset = without(settings["dataset"], *left_out)
     splits = build_images(dataset, seed=settings["seed"], **vars(processes))
     main_net, hypernet = settings["main_net"], settings["hypernet"]
     if main_net["kind"] != "mlp" or hypernet["kind"] not in ("none", "described"):
@@ -136,9 +135,7 @@ def build(settings: Mapping[str, Any], processes: Processes) -> tuple[ImageSplit
     require_no_condition(hypernet)
     if main_net.get("dropout"):
         raise UserError(f"main_net.dropout is {main_net['dropout']}, but networks of many sizes have none; set it to 0")
-    largest = call_with_settings(
-        mlp.build, "main_net", {key: value for key, value in main_net.items() if key not in ("kind", "name")}, *shapes
-    )
+    largest = call_with_settings(mlp.build, "main_net", without(main_net, "kind", "name"), *shapes)
     if hypernet["kind"] == "none":
         units = main_net["hidden_units"]
         for depth, width in (*sizes["trained"], *sizes["held_out"]):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from data.build import build_text
 from data.text import TextSplits
 from hypernets import detach_state
+from hypernets.errors import without
 from models import character_model
 from training.distributed import Processes
 from training.task import Metric, build_within_memory
@@ -79,7 +80,7 @@ class CharacterModelling(nn.Module):
 
 def build(settings: Mapping[str, Any], processes: Processes) -> tuple[TextSplits, CharacterModelling]:
     """Build the splits and the task from the settings of a run."""
-    dataset = {key: value for key, value in settings["dataset"].items() if key not in ("task", "name")}
+    dataset = without(settings["dataset"], "task", "name")
     with processes.first_before_others():  # so that one process downloads
         splits = build_text(dataset, **vars(processes))
     build_network = partial(character_model.build, settings["main_net"], settings["hypernet"], splits.vocabulary)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from data.build import build_tasks
 from data.task_sequences import TaskBatch, TaskSplits
-from hypernets import UserError
+from hypernets.errors import without
 from models.task_networks import FineTuned, Separate, TaskConditioned, build_for_tasks
 from training.distributed import Processes
 from training.task import Metric
@@ -86,9 +86,8 @@ class ContinualClassification(nn.Module):
 
 def build(settings: Mapping[str, Any], processes: Processes) -> tuple[TaskSplits, ContinualClassification]:
     """Build the splits and the task from the settings of a run."""
-    if processes.world_size > 1:
-        raise UserError("Continual learning runs in one process; start it without torchrun.")
-    dataset = {key: value for key, value in settings["dataset"].items() if key not in ("task", "name")}
+    processes.require_one(settings["dataset"]["task"])
+    dataset = without(settings["dataset"], "task", "name")
     beta = dataset.pop("beta", 0.0)
     splits = build_tasks(dataset, seed=settings["seed"], **vars(processes))
     build_main_network = main_network_builder(settings, splits.image_shape, splits.num_classes)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from data.functions import POLYNOMIALS, FunctionSplits, three_polynomials
 from data.task_sequences import TaskBatch
 from hypernets import UserError
-from hypernets.errors import call_with_settings
+from hypernets.errors import call_with_settings, without
 from models import mlp
 from models.task_networks import FineTuned, Separate, TaskConditioned, build_for_tasks
 from training.distributed import Processes
@@ -72,14 +72,13 @@ class ContinualRegression(nn.Module):
 
 def build(settings: Mapping[str, Any], processes: Processes) -> tuple[FunctionSplits, ContinualRegression]:
     """Build the splits and the task from the settings of a run."""
-    if processes.world_size > 1:
-        raise UserError("Continual learning runs in one process; start it without torchrun.")
-    dataset = {key: value for key, value in settings["dataset"].items() if key not in ("task", "name")}
+    processes.require_one(settings["dataset"]["task"])
+    dataset = without(settings["dataset"], "task", "name")
     beta = dataset.pop("beta", 0.0)
     splits = call_with_settings(partial(three_polynomials, device=processes.device), "dataset", dataset)
     if settings["main_net"]["kind"] != "mlp":
         raise UserError(f"There is no regression with main_net={settings['main_net']['kind']}; choose main_net=mlp.")
-    main_net = {key: value for key, value in settings["main_net"].items() if key not in ("kind", "name")}
+    main_net = without(settings["main_net"], "kind", "name")
     build_main_network = partial(call_with_settings, mlp.build, "main_net", main_net, (1, 1, 1), 1)
     torch.manual_seed(settings["seed"])
     return splits, ContinualRegression(build_for_tasks(build_main_network, settings["hypernet"], TASKS, beta))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from data.functions import FunctionSplits, SinusoidBatch, nearest_trained, sinusoids
 from hypernets import UserError
-from hypernets.errors import call_with_settings
+from hypernets.errors import call_with_settings, without
 from models import coordinate_mlp
 from models.conditioned_networks import ConcatenatedCode, GeneratedNetworks
 from models.encoders import MeanEncoder
@@ -79,9 +79,8 @@ class FewShotRegression(nn.Module):
 
 def build(settings: Mapping[str, Any], processes: Processes) -> tuple[FunctionSplits, FewShotRegression]:
     """Build the splits and the task from the settings of a run."""
-    if processes.world_size > 1:
-        raise UserError("Few-shot regression runs in one process; start it without torchrun.")
-    dataset = {key: value for key, value in settings["dataset"].items() if key not in ("task", "name")}
+    processes.require_one(settings["dataset"]["task"])
+    dataset = without(settings["dataset"], "task", "name")
     place = {"seed": settings["seed"], "device": processes.device}
     splits = call_with_settings(partial(sinusoids, **place), "dataset", dataset)
     if settings["main_net"]["kind"] != "coordinate_mlp":
@@ -89,7 +88,7 @@ def build(settings: Mapping[str, Any], processes: Processes) -> tuple[FunctionSp
     hypernet = settings["hypernet"]
     condition = "parameters" if hypernet.get("condition") == "parameters" else "data"
     size = condition_size_of(hypernet, condition)
-    main_net = {key: value for key, value in settings["main_net"].items() if key not in ("kind", "name")}
+    main_net = without(settings["main_net"], "kind", "name")
     network = partial(call_with_settings, coordinate_mlp.build, "main_net", main_net, 1)
     torch.manual_seed(settings["seed"])
     is_ready = condition == "parameters" or hypernet.get("condition_is_set")

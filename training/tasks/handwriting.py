@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from data.build import build_strokes
 from data.strokes import StrokeSplits, StrokeWindow
+from hypernets.errors import without
 from models import handwriting_model
 from training.distributed import Processes
 from training.task import Metric, build_within_memory
@@ -73,7 +74,7 @@ class Handwriting(nn.Module):
 
 def build(settings: Mapping[str, Any], processes: Processes) -> tuple[StrokeSplits, Handwriting]:
     """Build the splits and the task from the settings of a run."""
-    dataset = {key: value for key, value in settings["dataset"].items() if key not in ("task", "name")}
+    dataset = without(settings["dataset"], "task", "name")
     splits = build_strokes(dataset, seed=settings["seed"], **vars(processes))
     groups = settings["main_net"], settings["hypernet"]
     build_network = partial(handwriting_model.build, *groups, splits.mean, splits.std)

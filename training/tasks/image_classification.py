@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from data.build import build_images
 from data.images import ImageSplits
 from hypernets import HyperDNN, UserError
-from hypernets.errors import call_with_settings, require_number
+from hypernets.errors import call_with_settings, require_number, without
 from models import IMAGE_CLASSIFIERS
 from models.hypernetworks import generate_weights, require_no_condition
 from training.distributed import Processes
@@ -104,7 +104,7 @@ class ImageClassification(nn.Module):
 
 def build(settings: Mapping[str, Any], processes: Processes) -> tuple[ImageSplits, ImageClassification]:
     """Build the splits and the task from the settings of a run."""
-    dataset = {key: value for key, value in settings["dataset"].items() if key not in ("task", "name")}
+    dataset = without(settings["dataset"], "task", "name")
     if dataset.get("small_size") is not None and settings["main_net"]["kind"] not in OF_ANY_SIZE:
         raise UserError(
             f"dataset.small_size is {dataset['small_size']}, but main_net={settings['main_net']['kind']} reads images "
@@ -136,5 +136,5 @@ def main_network_builder(
             f"The main network {kind!r} does not classify images, which the data set {settings['dataset']['name']!r} "
             f"holds; choose main_net={' or main_net='.join(IMAGE_CLASSIFIERS)}."
         )
-    main_net = {key: value for key, value in settings["main_net"].items() if key not in ("kind", "name")}
+    main_net = without(settings["main_net"], "kind", "name")
     return partial(call_with_settings, IMAGE_CLASSIFIERS[kind], "main_net", main_net, image_shape, num_classes)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from data.build import build_images
 from data.images import ImageSplits
 from hypernets import UserError
-from hypernets.errors import call_with_settings, require_whole
+from hypernets.errors import call_with_settings, require_whole, without
 from models import coordinate_mlp
 from models.conditioned_networks import ConcatenatedCode, GeneratedNetworks
 from models.encoders import MeanEncoder, VectorEncoder
@@ -112,17 +112,16 @@ def side_by_side(rows: Iterable[Tensor], height: int, scale: int = 3) -> np.ndar
 
 def build(settings: Mapping[str, Any], processes: Processes) -> tuple[ImageSplits, ImageDrawing]:
     """Build the splits and the task from the settings of a run."""
-    if processes.world_size > 1:
-        raise UserError("Drawings are trained in one process; start it without torchrun.")
+    processes.require_one(settings["dataset"]["task"])
     left_out = ("task", "name", "shown_pixels")
-    dataset = {key: value for key, value in settings["dataset"].items() if key not in left_out}
+    dataset = without(settings["dataset"], *left_out)
     splits = build_images(dataset, seed=settings["seed"], **vars(processes))
     channels, height, width = splits.image_shape
     if channels != 1 or settings["main_net"]["kind"] != "coordinate_mlp":
         raise UserError("Drawings are of grey images, by main_net=coordinate_mlp; choose those.")
     shown, hypernet = settings["dataset"].get("shown_pixels"), settings["hypernet"]
     size = condition_size_of(hypernet, "data")
-    main_net = {key: value for key, value in settings["main_net"].items() if key not in ("kind", "name")}
+    main_net = without(settings["main_net"], "kind", "name")
     network = partial(call_with_settings, coordinate_mlp.build, "main_net", main_net, 2)
     torch.manual_seed(settings["seed"])
     if hypernet.get("condition_is_set"):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from data.build import build_images
 from data.images import ImageSplits
 from hypernets import KeyValueNetworks, UserError
-from hypernets.errors import call_with_settings
+from hypernets.errors import call_with_settings, without
 from models import denoiser
 from models.mlp import MLP
 from training import checkpoint
@@ -152,9 +152,8 @@ def load_base(run: str, network: nn.Module) -> str:
 
 def build(settings: Mapping[str, Any], processes: Processes) -> tuple[ImageSplits, StyledDiffusion]:
     """Build the splits and the task from the settings of a run."""
-    if processes.world_size > 1:
-        raise UserError("Diffusion runs in one process; start it without torchrun.")
-    dataset = {key: value for key, value in settings["dataset"].items() if key not in ("task", "name", "path")}
+    processes.require_one(settings["dataset"]["task"])
+    dataset = without(settings["dataset"], "task", "name", "path")
     splits = build_images(dataset, seed=settings["seed"], **vars(processes))
     main_net, hypernet, base = settings["main_net"], settings["hypernet"], settings["dataset"].get("path")
     if main_net["kind"] != "denoiser" or hypernet["kind"] not in denoiser.ADAPTERS:
@@ -167,10 +166,10 @@ def build(settings: Mapping[str, Any], processes: Processes) -> tuple[ImageSplit
             f"dataset.path is null, but hypernet={hypernet['kind']} adapts a trained model; set it to the run of one."
         )
     torch.manual_seed(settings["seed"])
-    own = {key: value for key, value in main_net.items() if key not in ("kind", "name")}
+    own = without(main_net, "kind", "name")
     network = call_with_settings(denoiser.build, "main_net", own, splits.image_shape, splits.num_classes)
     if base is not None:
         splits = dataclasses.replace(splits, digest=splits.digest + load_base(base, network))
-    own = {key: value for key, value in hypernet.items() if key not in ("kind", "name")}
+    own = without(hypernet, "kind", "name")
     network = call_with_settings(denoiser.ADAPTERS[hypernet["kind"]], "hypernet", own, network)
     return splits, StyledDiffusion(network, splits)

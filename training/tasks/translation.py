@@ -13,7 +13,7 @@ from data.build import build_translation
 from data.translation import IGNORED, PADDING, Batch, EvaluationBatch, Subwords, TranslationSplits, padded
 from data.translation_sources import Pairs
 from hypernets import UserError
-from hypernets.errors import require_number
+from hypernets.errors import require_number, without
 from models import encoder_decoder
 from training.distributed import Processes
 from training.task import Metric, build_within_memory
@@ -143,7 +143,7 @@ def _cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0
 def build(settings: Mapping[str, Any], processes: Processes) -> tuple[TranslationSplits, Translation]:
     """Build the splits and the task from the settings of a run."""
     _bleu_metric()  # refuses now rather than at the first validation
-    dataset = {key: value for key, value in settings["dataset"].items() if key not in ("task", "name")}
+    dataset = without(settings["dataset"], "task", "name")
     splits = build_translation(dataset, seed=settings["seed"], **vars(processes))
     main_net = dict(settings["main_net"])
     label_smoothing = main_net.pop("label_smoothing", 0.0)

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from data.build import build_with_unknown
 from data.images import ImageSplits
-from hypernets import UserError
-from hypernets.errors import require_number, require_whole
+from hypernets.errors import require_number, require_whole, without
 from models.sampled_networks import NoiseConditioned, build_sampled
 from training.distributed import Processes
 from training.task import Metric
@@ -110,10 +109,9 @@ def auroc(low: Tensor, high: Tensor) -> float:
 
 def build(settings: Mapping[str, Any], processes: Processes) -> tuple[ImageSplits, UncertainClassification]:
     """Build the splits and the task from the settings of a run."""
-    if processes.world_size > 1:
-        raise UserError("This task runs in one process; start it without torchrun.")
+    processes.require_one(settings["dataset"]["task"])
     left_out = ("task", "name", "samples", "posterior")
-    dataset = {key: value for key, value in settings["dataset"].items() if key not in left_out}
+    dataset = without(settings["dataset"], *left_out)
     splits = build_with_unknown(dataset, seed=settings["seed"], **vars(processes))
     build_main_network = main_network_builder(settings, splits.image_shape, splits.num_classes)
     torch.manual_seed(settings["seed"])

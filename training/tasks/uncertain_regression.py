@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from data.functions import NOISE, REACH, FunctionSplits, toy_cubic
 from hypernets import UserError
-from hypernets.errors import call_with_settings, require_number, require_whole
+from hypernets.errors import call_with_settings, require_number, require_whole, without
 from models import mlp
 from models.sampled_networks import NoiseConditioned, build_sampled
 from training.distributed import Processes
@@ -93,14 +93,13 @@ def _nll(outputs: Tensor, y: Tensor) -> Tensor:
 
 def build(settings: Mapping[str, Any], processes: Processes) -> tuple[FunctionSplits, UncertainRegression]:
     """Build the splits and the task from the settings of a run."""
-    if processes.world_size > 1:
-        raise UserError("A batch of twenty points is not shared out; start this task without torchrun.")
+    processes.require_one(settings["dataset"]["task"])
     left_out = ("task", "name", "samples", "posterior")
-    dataset = {key: value for key, value in settings["dataset"].items() if key not in left_out}
+    dataset = without(settings["dataset"], *left_out)
     splits = call_with_settings(partial(toy_cubic, device=processes.device), "dataset", dataset)
     if settings["main_net"]["kind"] != "mlp":
         raise UserError(f"There is no regression with main_net={settings['main_net']['kind']}; choose main_net=mlp.")
-    main_net = {key: value for key, value in settings["main_net"].items() if key not in ("kind", "name")}
+    main_net = without(settings["main_net"], "kind", "name")
     torch.manual_seed(settings["seed"])
     build_main_network = partial(call_with_settings, mlp.build, "main_net", main_net, (1, 1, 1), 1)
     network = build_sampled(build_main_network, settings["hypernet"])
