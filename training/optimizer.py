@@ -63,7 +63,11 @@ class Together:
 
 
 def muon(
-    parameters: Mapping[str, nn.Parameter], momentum: float, betas: list[float], adam_rate: float, weight_decay: float
+    parameters: Mapping[str, nn.Parameter],
+    momentum: float,
+    betas: list[float],
+    adam_rate: float,
+    weight_decay: float = 0.0,
 ) -> Together:
     """Muon for every weight with at least two dimensions, Adam for the others and for biases.
 
