@@ -39,6 +39,7 @@ def test_slices_are_corners_of_the_largest():
         ("dataset.held_out=[]", "dataset.held_out is []"),
         ("dataset.held_out=[3]", "dataset.held_out is [3]"),
         ("dataset.depths=[0]", "dataset.depths is 0"),
+        ("dataset.depths=3", "dataset.depths is 3"),
         ("dataset.widths=[4,9]", "1 hidden layers of 9 units"),
         ("dataset.depths=[3]", "3 hidden layers of 4 units"),
         ("main_net.dropout=0.5", "main_net.dropout is 0.5"),

@@ -99,13 +99,14 @@ class AnyArchitecture(nn.Module):
 
 def read_sizes(depths: list[int], widths: list[int], held_out: list[list[int]]) -> dict[str, list[Size]]:
     """All pairs of a depth and a width but those that are held out, and these, which may be others too."""
-    for name, sizes in (("depths", depths), ("widths", widths)):
-        for size in sizes:
-            require_whole(f"dataset.{name}", size)
+    for name, sizes in (("depths", depths), ("widths", widths), ("held_out", held_out)):
+        if not isinstance(sizes, list):
+            raise UserError(f"dataset.{name} is {sizes!r}; it must be a list.")
     if not all(isinstance(size, list) and len(size) == 2 for size in held_out):
         raise UserError(f"dataset.held_out is {held_out}; it must be pairs of a depth and a width, such as [[3,128]].")
-    for size in sum(held_out, []):
-        require_whole("dataset.held_out", size)
+    for name, sizes in (("depths", depths), ("widths", widths), ("held_out", sum(held_out, []))):
+        for size in sizes:
+            require_whole(f"dataset.{name}", size)
     held_out = [(depth, width) for depth, width in held_out]
     trained = [(depth, width) for depth in depths for width in widths if (depth, width) not in held_out]
     if not trained or not held_out:
@@ -134,7 +135,7 @@ def build(settings: Mapping[str, Any], processes: Processes) -> tuple[ImageSplit
     torch.manual_seed(settings["seed"])
     require_no_condition(hypernet)
     if main_net.get("dropout"):
-        raise UserError(f"main_net.dropout is {main_net['dropout']}, but networks of many sizes have none; set it to 0")
+        raise UserError(f"main_net.dropout is {main_net['dropout']}, but here networks have none; set it to 0.")
     largest = call_with_settings(mlp.build, "main_net", without(main_net, "kind", "name"), *shapes)
     if hypernet["kind"] == "none":
         units = main_net["hidden_units"]
