@@ -12,6 +12,8 @@ from scripts.make_pages import write
 from scripts.paper_tables import ROWS
 from scripts.record_result import metric_of, read_records
 from scripts.train_command import compose
+from training.settings import what_counts
+from training.trained import WEIGHTS, load_network, read_weights
 
 PROJECT = Path(__file__).resolve().parents[1]
 RESULTS = PROJECT / "results"
@@ -115,3 +117,13 @@ def test_pictures_are_drawn_when_asked_for(copy):
 def test_the_rows_have_the_counts_of_the_networks():
     for row in ROWS:
         assert count(build_network(compose([f"experiment={row.experiment}"]))) == row.counted, row
+
+
+@pytest.mark.parametrize("path", sorted(WEIGHTS.glob("*.safetensors")), ids=lambda path: path.stem)
+def test_weights_belong_to_a_record_and_can_be_used(path):
+    trained = read_weights(path.stem)
+    records = read_records(RESULTS / "runs")
+    settings = what_counts(trained.settings)
+    (record,) = (each for each in records if what_counts(each["settings"]) == settings)
+    assert (trained.step, count(load_network(Path(path.stem)))) == (record["best_step"], record["parameters"])
+    assert sum(each.stat().st_size for each in WEIGHTS.iterdir()) < 8e6
