@@ -17,14 +17,11 @@ class Muon(torch.optim.Optimizer):
     A parameter with three dimensions, [rows, n, columns], is taken as n matrices, like the W_i of a static
     hypernetwork; one with more is flattened, a convolution kernel to [c_out, c_in f f]. All singular values of a step
     are about lr * sqrt(max(1, rows / columns)). `torch.optim.Muon` takes only two dimensions; for these, both make the
-    same steps, but that one rounds them to bfloat16. Weight decay is apart from the gradient: an L2 penalty in the loss
-    only turns the steps a little, since they are always of one length.
+    same steps, but that one rounds them to bfloat16.
     """
 
-    def __init__(
-        self, parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]], momentum: float, weight_decay: float = 0.0
-    ) -> None:
-        super().__init__(parameters, {"lr": 0.0, "momentum": momentum, "weight_decay": weight_decay})
+    def __init__(self, parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]], momentum: float) -> None:
+        super().__init__(parameters, {"lr": 0.0, "momentum": momentum})
 
     @torch.no_grad()
     def step(self) -> None:
@@ -42,7 +39,7 @@ class Muon(torch.optim.Optimizer):
                     update = orthogonalised(direction.transpose(0, 1)).transpose(0, 1)
                 else:
                     update = orthogonalised(direction.flatten(1)).view_as(direction)
-                parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=group["lr"])
+                parameter.sub_(update, alpha=group["lr"])
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:

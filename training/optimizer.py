@@ -62,25 +62,17 @@ class Together:
             optimizer.load_state_dict(its_state)
 
 
-def muon(
-    parameters: Mapping[str, nn.Parameter],
-    momentum: float,
-    betas: list[float],
-    adam_rate: float,
-    weight_decay: float = 0.0,
-) -> Together:
+def muon(parameters: Mapping[str, nn.Parameter], momentum: float, betas: list[float], adam_rate: float) -> Together:
     """Muon for every weight with at least two dimensions, Adam for the others and for biases.
 
     Adam's learning rate is `adam_rate` times the schedule's, which is Muon's.
     """
     require_number("optimizer.momentum", momentum, least=0, below=1)
     require_number("optimizer.adam_rate", adam_rate, above=0)
-    require_number("optimizer.weight_decay", weight_decay, least=0)
     # A generator's biases may have two dimensions; orthogonal steps soon add the same large part to all weights.
     matrices = {name: each for name, each in parameters.items() if each.dim() >= 2 and not name.endswith("bias")}
     others = {name: each for name, each in parameters.items() if name not in matrices}
-    of_matrices = Muon([{"params": list(matrices.values())}], momentum, weight_decay)
-    return Together(of_matrices, adam(others, betas, adam_rate))
+    return Together(Muon([{"params": list(matrices.values())}], momentum), adam(others, betas, adam_rate))
 
 
 OPTIMIZERS = {"sgd": sgd, "adam": adam, "muon": muon}

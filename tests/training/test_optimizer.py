@@ -38,12 +38,11 @@ def test_orthogonalised_keeps_the_singular_vectors(rows, columns):
     assert factors.diag().min() > 0.6 and factors.diag().max() < 1.3 and values.max() > 1.5 * values.min()
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.5])
-def test_muon_takes_the_steps_of_pytorch_for_matrices(decay):
+def test_muon_takes_the_steps_of_pytorch_for_matrices():
     shapes = (5, 8), (8, 5)
     ours, theirs = parameters(*shapes), parameters(*shapes)
-    descend(build_optimizer(torch.nn.ParameterList(ours), SETTINGS | {"weight_decay": decay}), ours, 0.1)
-    descend(torch.optim.Muon(theirs, weight_decay=decay, momentum=0.9), theirs, 0.1)
+    descend(build_optimizer(torch.nn.ParameterList(ours), SETTINGS), ours, 0.1)
+    descend(torch.optim.Muon(theirs, weight_decay=0, momentum=0.9), theirs, 0.1)
     for one, other, start in zip(ours, theirs, parameters(*shapes), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0.02)  # it rounds to bfloat16
         assert (one - start).abs().max() > 0.2
