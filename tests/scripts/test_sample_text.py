@@ -94,7 +94,7 @@ def test_command_writes_text_and_page(call_script, text_runs, tmp_path):
     ("run", "options", "words"),
     [
         ("plain", ("--html", "sample.html"), ("hypernet=hyperlstm",)),
-        ("images", (), ("does not write",)),
+        ("images", (), ("cannot be built without its data set",)),
         ("plain", ("--prompt", ""), ("at least one",)),
         ("plain", ("--prompt", "the", "--temperature", "-1"), ("temperature -1",)),
         ("plain", ("--prompt", "thX"), ("'X', at position 2 of the prompt",)),

@@ -35,7 +35,7 @@ def small_digits(monkeypatch):
     monkeypatch.setitem(IMAGE_SETS, "mnist", digits)
     monkeypatch.setattr("data.styles.mnist", digits)
     monkeypatch.setattr("training.tasks.styled_diffusion.SAMPLING_STEPS", 3)
-    monkeypatch.setattr("training.tasks.styled_diffusion.CLASSIFIER_STEPS", 30)
+    monkeypatch.setattr("training.tasks.styled_diffusion.CLASSIFIER_STEPS", 3)
 
 
 def test_slanted_digits_lean_to_the_right(tmp_path):
@@ -44,7 +44,8 @@ def test_slanted_digits_lean_to_the_right(tmp_path):
     assert columns[6] > columns[14] + 2 > columns[22] + 4
 
 
-def test_the_classifier_of_samples_also_learns_within_autocast():
+def test_the_classifier_of_samples_also_learns_within_autocast(monkeypatch):
+    monkeypatch.setattr("training.tasks.styled_diffusion.CLASSIFIER_STEPS", 200)
     network = denoiser.build((1, 28, 28), 10, units=8, blocks=1)
     splits = build_images({"kind": "mnist", "validation_size": 10, "batch_size": 20, "root": None}, **ON_CPU)
     task = StyledDiffusion(network, splits)
