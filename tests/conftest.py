@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from training.loop import Trainer
 from training.run import read_result
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -164,6 +165,29 @@ def launcher(tmp_path, make_launcher):
     launcher = make_launcher(tmp_path / "runs")
     yield launcher
     launcher.stop()
+
+
+class Killed(BaseException):
+    """Stands for a process that ends without a chance to save."""
+
+
+@pytest.fixture
+def kill_before(monkeypatch):
+    """Starts a run in this process that is killed before a step: kill_before(step, start)."""
+
+    def kill(step: int, start: Callable[[], object]) -> None:
+        train = Trainer._step
+
+        def train_or_die(trainer: Trainer) -> None:
+            if trainer.state.step == step:
+                raise Killed
+            train(trainer)
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(Trainer, "_step", train_or_die)
+            start()
+
+    return kill
 
 
 @pytest.fixture(scope="session")

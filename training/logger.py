@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from hypernets import UserError
 from hypernets.errors import require_known
 
-OF_WANDB = ("kind", "mode", "project", "entity", "group", "tags", "notes")  # settings; the last are wandb.init's
+OF_WANDB = ("kind", "mode", "project", "entity", "group", "tags", "notes")  # all but kind as in wandb.init
 
 
 class Logger(Protocol):

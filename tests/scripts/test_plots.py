@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from scripts.plot import draw_curves
+from scripts.plot import curve, draw_curves
 
 
 def test_kernels_of_two_runs(call_script, finished, tmp_path):
@@ -35,6 +35,12 @@ def test_curves_of_two_runs(call_script, text_runs, tmp_path):
         done = call_script("plot", "curves", *text_runs, *options, "--output", tmp_path / name)
         assert done.returncode == 0, done.stderr
     assert (imread(tmp_path / "curves.png") != imread(tmp_path / "loss.png")).any()
+
+
+def test_curves_show_the_metric_of_the_task(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    (run / "metrics.jsonl").write_text('{"step": 1, "validation/auroc": 90, "validation/error": 2}\n')
+    assert curve(run, "step", None) == ([1], [2], "validation/error")
 
 
 def test_seeds_of_a_row_share_a_colour_and_a_line_of_the_legend():

@@ -45,6 +45,8 @@ def test_record_is_neither_overwritten_nor_made_twice(call_script, assert_refuse
     change(run, name="again", test_error=0.0)
     assert_refused(SCRIPT, run, "--to", records, words=("again.json", f"same run as {path.stem}"))
     assert list(records.iterdir()) == [path] and path.read_text() == content
+    change(run, name="of_other_data", data="0" * 64)
+    assert call_script(SCRIPT, run, "--to", records).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,11 @@
 
 import json
 import signal
+import sys
 
 import pytest
+
+from scripts import train_command
 
 SCRIPT = "reproduce"
 ROW = "table2/wrn_40_1"
@@ -68,6 +71,19 @@ def test_training_that_fails_is_not_recorded(call_script, small, tmp_path, train
     done = call_script(SCRIPT, ROW, *small, "main_net.depth=11")
     assert done.returncode == 1 and "recorded as" not in done.stdout
     assert not (tmp_path / "records").exists()
+
+
+def test_a_run_that_fails_does_not_hold_up_the_others(call_script, small, tmp_path, train_here, monkeypatch):
+    train = train_command.run_training
+
+    def fail_with_seed_0(*commands):
+        if "seed=0" in commands[0]:
+            sys.exit(1)
+        train(*commands)
+
+    monkeypatch.setattr(train_command, "run_training", fail_with_seed_0)
+    assert call_script(SCRIPT, ROW, *small, "--seeds", "0,1").returncode == 1
+    assert [path.stem for path in (tmp_path / "records").iterdir()] == ["table2-wrn_40_1-s1"]
 
 
 def test_plan_of_a_table(call_script, tmp_path):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from data.functions import three_polynomials
-from data.task_sequences import TaskBatch, TrainingSequence
+from data.task_sequences import TaskBatch
 from models.task_networks import Separate
 from training.run import read_result
 from training.tasks.continual_classification import ContinualClassification
@@ -28,26 +28,13 @@ POLYNOMIALS = [
 ]
 
 
-class Killed(BaseException):
-    """Stands for a process that ends without a chance to save."""
-
-
 @pytest.mark.parametrize("data", ["images", "polynomials"])
-def test_a_run_killed_in_the_middle_of_a_task_goes_on_exactly(launcher, monkeypatch, assert_same_run, data):
+def test_a_run_killed_in_the_middle_of_a_task_goes_on_exactly(launcher, kill_before, assert_same_run, data):
     images = [*SEQUENCE, f"+dataset.path={launcher.images}", *TASK_CONDITIONED, "hypernet.condition_size=4"]
     run = [*(images if data == "images" else POLYNOMIALS), f"runs={launcher.runs}"]
     launcher.succeed("run=whole", *run)
-    batch = TrainingSequence.batch
-
-    def killed_at_nine(self, step):
-        if step == 9:  # the checkpoint is that of step 8, in the middle of a task with images
-            raise Killed
-        return batch(self, step)
-
-    monkeypatch.setattr(TrainingSequence, "batch", killed_at_nine)
-    with pytest.raises(Killed):
-        launcher.succeed("run=killed", *run)
-    monkeypatch.setattr(TrainingSequence, "batch", batch)
+    # The checkpoint is that of step 8, in the middle of a task with images.
+    kill_before(9, lambda: launcher.succeed("run=killed", *run))
     launcher.succeed("run=killed", *run)
     assert_same_run(launcher.runs / "whole", launcher.runs / "killed")
     test, metric = read_result(launcher.runs / "whole")["test"], "error" if data == "images" else "mse"

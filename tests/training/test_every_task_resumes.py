@@ -5,7 +5,6 @@ import pytest
 
 from data.build import IMAGE_SETS
 from data.sources import ImageArrays
-from training.loop import Trainer
 
 MLP = ["main_net=mlp", "main_net.hidden_units=[6]"]
 COORDINATE_MLP = ["main_net=coordinate_mlp", "main_net.hidden_units=[6]", "main_net.frequencies=2"]
@@ -27,10 +26,6 @@ TASKS = {
 }
 
 
-class Killed(BaseException):
-    """Stands for a process that ends without a chance to save."""
-
-
 @pytest.fixture(autouse=True)
 def small_images(monkeypatch):
     images = np.random.default_rng(0).integers(256, size=(48, 28, 28, 1), dtype=np.uint8)
@@ -42,23 +37,14 @@ def small_images(monkeypatch):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_killed_run_goes_on_exactly(launcher, monkeypatch, assert_same_run, task):
+def test_a_killed_run_goes_on_exactly(launcher, kill_before, assert_same_run, task):
     length = ["steps=6", "log_every=1", "checkpoint_every=2", "validate_every=3"]
     run = [*length, "logger=none", "device=cpu", "precision=float32", f"runs={launcher.runs}", *TASKS[task]]
     if task == "style":
         launcher.succeed(*run[: -len(TASKS[task])], *DENOISER, "hypernet=none", "run=base")
         run.append(f"dataset.path={launcher.runs / 'base'}")
     launcher.succeed("run=whole", *run)
-    step = Trainer._step
-
-    def killed_at_five(trainer):
-        if trainer.state.step == 5:  # the newest checkpoint is that of step 4, or of step 3 if it was the best
-            raise Killed
-        step(trainer)
-
-    monkeypatch.setattr(Trainer, "_step", killed_at_five)
-    with pytest.raises(Killed):
-        launcher.succeed("run=killed", *run)
-    monkeypatch.setattr(Trainer, "_step", step)
+    # The newest checkpoint is that of step 4, or of step 3 if it was the best.
+    kill_before(5, lambda: launcher.succeed("run=killed", *run))
     launcher.succeed("run=killed", *run)
     assert_same_run(launcher.runs / "whole", launcher.runs / "killed")
