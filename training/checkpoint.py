@@ -85,27 +85,38 @@ def save_checkpoint(directory: Path, state: dict[str, Any]) -> None:
     save(directory / NEWEST, state, directory / PREVIOUS)
 
 
-def load_checkpoint(directory: Path, run: str) -> dict[str, Any]:
+Moves = list[tuple[Path, Path]]  # files to rename, in this order
+
+
+def load_checkpoint(directory: Path, run: str) -> tuple[dict[str, Any], Moves]:
     """Return the newest complete checkpoint of a run, on the CPU; say so if that is not the newest file.
 
-    The newest file is then moved aside, so that the next save does not replace the complete one with it.
+    Nothing is changed here. The next save must not replace a file that the checkpoint needs with one that it does not:
+    the moves see to that, before training goes on.
     """
     state, problems = read_newest(directory, run)
+    moves: Moves = []
     if problems:
         print(f"{problems[0]} Going on from {directory / PREVIOUS} (step {state['step']}).", file=sys.stderr)
         if (directory / NEWEST).exists():  # it is not after a kill between the two renames
-            os.replace(directory / NEWEST, directory / DAMAGED)
-    if state["best"] is not None and load_best(directory, run, state["best"]["step"]) is None:
-        print(f"The best network of {directory}, of step {state['best']['step']}, is lost.", file=sys.stderr)
-        state["best"] = None
-    return state
+            moves.append((directory / NEWEST, directory / DAMAGED))
+    if state["best"] is not None:
+        _, path = _find_best(directory, run, state["best"]["step"])
+        if path is None:
+            print(f"The best network of {directory}, of step {state['best']['step']}, is lost.", file=sys.stderr)
+            state["best"] = None
+        elif path.name == PREVIOUS_BEST:
+            moves.append((path, directory / BEST))
+    return state, moves
 
 
 def load_best(directory: Path, run: str, step: int | None = None) -> dict[str, Any] | None:
-    """Return the best network (of the given step, if any) and keep it as best.pt; None if it is lost.
+    """Return the best network (of the given step, if any); None if it is lost."""
+    return _find_best(directory, run, step)[0]
 
-    After a kill, best.pt may be newer than the checkpoint, which then refers to the one before.
-    """
+
+def _find_best(directory: Path, run: str, step: int | None) -> tuple[dict[str, Any] | None, Path | None]:
+    """The best network and its file: after a kill, the newer one may be newer than the checkpoint."""
     for path in (directory / BEST, directory / PREVIOUS_BEST):
         try:
             state = load(path, run, KEYS_OF_BEST)
@@ -114,10 +125,8 @@ def load_best(directory: Path, run: str, step: int | None = None) -> dict[str, A
         except UserError:
             continue
         if step is None or state["step"] == step:
-            if path.name == PREVIOUS_BEST and step is not None:
-                os.replace(path, directory / BEST)
-            return state
-    return None
+            return state, path
+    return None, None
 
 
 def read_newest(directory: Path, run: str) -> tuple[dict[str, Any], list[str]]:

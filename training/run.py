@@ -57,6 +57,7 @@ class Run:
         self._overrides = list(overrides)
         self._lock: Any = None
         self._sessions: list[dict[str, Any]] = []
+        self._moves: checkpoint.Moves = []  # of checkpoints, when the run goes on
         self._began = time.monotonic()
         if self.is_new:
             if path.is_dir() and any(each.name not in LEFT_BY_A_KILL for each in path.iterdir()):
@@ -91,7 +92,7 @@ class Run:
             if read_rows(self.path):
                 raise UserError(f"{self.path} has metrics but no checkpoint to go on from; start a new run.")
             return None
-        saved = checkpoint.load_checkpoint(self.path, self.id)
+        saved, self._moves = checkpoint.load_checkpoint(self.path, self.id)
         metrics, mark = self.path / METRICS, saved["metrics"]
         content = metrics.read_bytes()[: mark["size"]] if metrics.exists() else b""
         if {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()} != mark:
@@ -113,6 +114,8 @@ class Run:
             else:
                 first = self._facts["overrides"]
                 self._facts["resumed_with"] = [each for each in self._overrides if each not in first]
+            for old, new in self._moves:
+                os.replace(old, new)
             write_atomically(self.path / CONFIG, self._config.encode())
             write_json(self.path / RUN, self._facts)
             self._metrics = open(self.path / METRICS, "ab")  # noqa: SIM115, appended to until the process ends

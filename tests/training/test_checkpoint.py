@@ -59,6 +59,16 @@ def make_a_list(path):
     torch.save([1, 2], path)
 
 
+def resumed(directory):
+    """What a run goes on from, after the moves that `Run.start` makes."""
+    before = {path: path.read_bytes() for path in directory.iterdir()}
+    state, moves = checkpoint.load_checkpoint(directory, "ours")
+    assert before == {path: path.read_bytes() for path in directory.iterdir()}, "a resume may still be refused"
+    for old, new in moves:
+        os.replace(old, new)
+    return state
+
+
 DAMAGES = pytest.mark.parametrize(
     "damage", [truncate, flip_a_byte, take_from_another_run, take_a_key, make_a_list, os.unlink]
 )
@@ -71,13 +81,13 @@ def test_damaged_newest_falls_back_and_says_so(tmp_path, assert_same, capsys, da
     damage(tmp_path / checkpoint.NEWEST)
     assert_same(checkpoint.read_newest(tmp_path, "ours")[0], state(1))
     assert capsys.readouterr().err == ""  # that one is silent, and leaves the file where it is
-    assert_same(checkpoint.load_checkpoint(tmp_path, "ours"), state(1))
+    assert_same(resumed(tmp_path), state(1))
     said = capsys.readouterr().err
     assert str(tmp_path / checkpoint.NEWEST) in said and f"{checkpoint.PREVIOUS} (step 1)" in said
     # What is saved next must not move the damaged file over the complete one.
     checkpoint.save_checkpoint(tmp_path, state(3))
     truncate(tmp_path / checkpoint.NEWEST)
-    assert_same(checkpoint.load_checkpoint(tmp_path, "ours"), state(1))
+    assert_same(resumed(tmp_path), state(1))
 
 
 @DAMAGES
@@ -87,7 +97,7 @@ def test_damaged_best_network_gives_way_to_the_one_before(tmp_path, capsys, dama
     checkpoint.save_checkpoint(tmp_path, state(3, best=1))
     damage(tmp_path / checkpoint.BEST)
     assert checkpoint.load_best(tmp_path, "ours")["step"] == 1
-    assert checkpoint.load_checkpoint(tmp_path, "ours")["best"] == {"step": 1}
+    assert resumed(tmp_path)["best"] == {"step": 1}
     assert capsys.readouterr().err == "" and saved(tmp_path / checkpoint.BEST)["step"] == 1
 
 
@@ -151,10 +161,10 @@ def test_full_disk_leaves_the_old_files_and_gives_the_reason(tmp_path, monkeypat
         with pytest.raises(UserError, match=f"{checkpoint.NEWEST} .No space left on device.*kept.*-r"):
             checkpoint.save_checkpoint(tmp_path, state(3))
     assert not list(tmp_path.glob("*.tmp"))
-    assert_same(checkpoint.load_checkpoint(tmp_path, "ours"), state(2))
+    assert_same(resumed(tmp_path), state(2))
     assert_same(saved(tmp_path / checkpoint.PREVIOUS), state(1))
     checkpoint.save_checkpoint(tmp_path, state(4))
-    assert_same(checkpoint.load_checkpoint(tmp_path, "ours"), state(4))
+    assert_same(resumed(tmp_path), state(4))
 
 
 def test_resumed_from_the_previous_checkpoint_ends_the_same(launcher, finished, unfinished, assert_same_run):
