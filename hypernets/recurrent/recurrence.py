@@ -27,8 +27,8 @@ BLOCK_ROWS = 512
 # In training, the fast order computes each step twice. With fewer recurrent weights than this, that costs more than the
 # deferred gradients save (measured on two CPU cores, with products in float32 and in bfloat16).
 FEWEST_WEIGHTS, FEWEST_WEIGHTS_BFLOAT16 = 2**20, 2**22
-# Laying a matrix out for oneDNN pays where it is large, and used in several steps.
-SMALLEST_LAID_OUT, FEWEST_STEPS_LAID_OUT = 2**17, 8
+# Laying a matrix out for oneDNN pays where a product has many multiplications, in a sequence of several steps.
+FEWEST_MULTIPLICATIONS, FEWEST_STEPS_LAID_OUT = 2**21, 8
 
 
 class Operands(NamedTuple):
@@ -174,8 +174,8 @@ class Recurrence(torch.autograd.Function):
         operands, dtype = plan.operands(tensors), plan.dtype
         steps, batch_size = input.shape[:2]
         block = min(steps, max(1, BLOCK_ROWS // batch_size))
-        multiply_x = input_multiplier(torch.cat(operands.input_weights).to(dtype), input)
-        multiply_h = multiplier(torch.cat(operands.recurrent_weights).to(dtype), steps)
+        multiply_x = input_multiplier(torch.cat(operands.input_weights).to(dtype), input, block)
+        multiply_h = multiplier(torch.cat(operands.recurrent_weights).to(dtype), steps, batch_size)
         step = plan.step_type(plan, operands)
 
         h, *memory = (tensor.contiguous() for tensor in operands.state)
@@ -216,8 +216,9 @@ class Recurrence(torch.autograd.Function):
         plan, block, dtype = ctx.plan, ctx.block, ctx.plan.dtype
         steps, batch_size = input.shape[:2]
         input_weight, recurrent_weight = torch.cat(operands.input_weights), torch.cat(operands.recurrent_weights)
-        multiply_x = input_multiplier(input_weight.to(dtype), input)
-        multiply_d_h = multiplier(recurrent_weight.to(dtype).t(), steps)
+        multiply_x = input_multiplier(input_weight.to(dtype), input, block)
+        multiply_d_h = multiplier(recurrent_weight.to(dtype).t(), steps, batch_size)
+        multiply_d_x = multiplier(input_weight.to(dtype).t(), steps, block * batch_size)
         step = plan.step_type(plan, operands)
 
         of_x = MatrixGradient(input_weight, dtype, block, batch_size)
@@ -249,7 +250,7 @@ class Recurrence(torch.autograd.Function):
                 of_h.add(torch.cat([before, outputs[first : first + len(x) - 1]]))
                 of_x.add(x if x.is_floating_point() else F.one_hot(x.long(), input_weight.shape[1]))
                 if d_input is not None:
-                    d_input[first : first + len(x)] = of_x.d_multiplied(input_weight, len(x))
+                    d_input[first : first + len(x)] = multiply_d_x(of_x.d_products[: len(x)])
             return d_before
 
         with torch.autocast(input.device.type, enabled=False):
@@ -294,16 +295,16 @@ class MatrixGradient:
 
     def add(self, vectors: Tensor) -> None:
         """Add the gradient of a block, in which the matrix multiplied `vectors`, [at most block, B, columns]."""
-        d_products = self.d_products[: len(vectors)].flatten(0, 1).t()
+        d_products = self.d_products[: len(vectors)].flatten(0, 1)
         vectors = vectors.flatten(0, 1).to(d_products.dtype)
-        if vectors.dtype == self.total.dtype:
-            self.total.addmm_(d_products, vectors)
+        if has_onednn(vectors) and vectors.dtype == torch.float32:
+            operands = d_products.to_mkldnn(), vectors.to_mkldnn(), self.total  # of the last, only the shape counts
+            gradient, _ = torch.ops.aten.mkldnn_linear_backward_weights(*operands, False)
+            self.total += gradient
+        elif vectors.dtype == self.total.dtype:
+            self.total.addmm_(d_products.t(), vectors)
         else:
-            self.total += d_products @ vectors
-
-    def d_multiplied(self, weight: Tensor, steps: int) -> Tensor:
-        """Return the gradient of what the matrix multiplied in a block of this many steps."""
-        return self.d_products[:steps] @ weight.to(self.d_products.dtype)
+            self.total += d_products.t() @ vectors
 
 
 class Step:
@@ -380,21 +381,30 @@ class Step:
             return self.plan.cell(h_products, x_products, state, masks)
 
 
-def input_multiplier(weight: Tensor, input: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return the function from a part of the input, vectors or token ids, to the products with it, [T, B, rows]."""
+def input_multiplier(weight: Tensor, input: Tensor, block: int) -> Callable[[Tensor], Tensor]:
+    """Return the function from a block of the input, vectors or token ids, to the products with it, [block, B, rows]."""
     if not input.is_floating_point():
         columns = weight.t().contiguous()
         return lambda ids: F.embedding(ids.long(), columns)
-    multiply = multiplier(weight, len(input))
+    multiply = multiplier(weight, len(input), block * input.shape[1])
     return lambda x: multiply(x.to(weight.dtype))
 
 
-def multiplier(weight: Tensor, steps: int) -> Callable[[Tensor], Tensor]:
-    """Return the function from vectors x [..., columns] to W x [..., rows], for use in this many steps."""
-    is_float32, is_bfloat16 = weight.dtype == torch.float32, weight.dtype == torch.bfloat16
-    has_layout = weight.device.type == "cpu" and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
-    has_layout = has_layout and (is_float32 or is_bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    if not has_layout or weight.numel() < SMALLEST_LAID_OUT or steps < FEWEST_STEPS_LAID_OUT:
+def has_onednn(tensor: Tensor) -> bool:
+    """Whether oneDNN can multiply this tensor: in float32 it is about twice as fast here as MKL, PyTorch's choice."""
+    if tensor.device.type != "cpu" or not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
+        return False
+    is_bfloat16 = tensor.dtype == torch.bfloat16
+    return tensor.dtype == torch.float32 or is_bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def multiplier(weight: Tensor, steps: int, vectors: int) -> Callable[[Tensor], Tensor]:
+    """Return the function from vectors x [..., columns] to W x [..., rows].
+
+    It is laid out for this many vectors in each product, in a sequence of this many steps.
+    """
+    is_small = vectors * weight.numel() < FEWEST_MULTIPLICATIONS or steps < FEWEST_STEPS_LAID_OUT
+    if is_small or not has_onednn(weight):
         return lambda x: F.linear(x, weight)
     # oneDNN's own layout, which torch.nn.LSTM uses too: about twice as fast here as MKL with the plain one.
     laid_out = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
