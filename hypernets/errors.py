@@ -1,6 +1,7 @@
 """A user's mistakes: one clear sentence that names the value, what was expected and what to do."""
 
 import math
+import numbers
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from inspect import signature
@@ -13,7 +14,7 @@ class UserError(ValueError):
 
 def require_whole(name: str, value: Any, least: int = 1) -> None:
     """Raise UserError unless the value of the setting `name` is a whole number of at least `least`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
         raise UserError(f"{name} is {value!r}; it must be a whole number of at least {least}.")
 
 
@@ -26,7 +27,7 @@ def require_number(
     most: float = math.inf,
 ) -> None:
     """Raise UserError unless the value of the setting `name` is a finite number within the bounds that are given."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if is_number and math.isfinite(value) and least <= value <= most and above < value < below:
         return
     bounds = {"of at least": (least, -math.inf), "above": (above, -math.inf), "below": (below, math.inf)}

@@ -9,13 +9,15 @@ Shape legend
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from hypernets.errors import UserError, require_whole
+from hypernets.transforms import is_transformed
 
 
 def tileable_kernels(
@@ -26,8 +28,16 @@ def tileable_kernels(
     These have filters of the given size (height and width), and their channels are multiples of those of the basic
     kernel, (N_in, N_out). In most networks that leaves out the stem, which reads three channels, and 1x1 shortcuts.
     """
-    size = (filter_size, filter_size) if isinstance(filter_size, int) else tuple(filter_size)
-    return partial(_is_tileable, size, tuple(basic_channels))
+    size = _two_sizes("filter_size", filter_size if isinstance(filter_size, Sequence) else (filter_size, filter_size))
+    return partial(_is_tileable, size, _two_sizes("basic_channels", basic_channels))
+
+
+def _two_sizes(name: str, sizes: Sequence[int]) -> tuple[int, int]:
+    if not isinstance(sizes, Sequence) or len(sizes) != 2:
+        raise UserError(f"{name} is {sizes!r}; it must be two whole numbers, such as (16, 16).")
+    for size in sizes:
+        require_whole(f"An entry of {name}", size)
+    return tuple(sizes)
 
 
 def _is_tileable(size: tuple[int, int], basic_channels: tuple[int, int], name: str, parameter: Tensor) -> bool:
@@ -51,7 +61,7 @@ class StaticHypernetwork(nn.Module):
 
     In evaluation mode without gradients, the kernels are generated once and kept until a parameter changes, since the
     embeddings are then constant (section 3.1). Inference costs no more than with learned kernels. (Changes through
-    `parameter.data` cannot be noticed; call `eval()` after those.)
+    `parameter.data` cannot be noticed; call `eval()` after those. Under `torch.compile`, every call generates them.)
 
     Initialisation. The kernels start with the variance 2 / fan-in of He et al. for every layer, although layers of
     different widths share one generator. Both projections are semi-orthogonal matrices scaled to preserve the mean
@@ -81,11 +91,9 @@ class StaticHypernetwork(nn.Module):
     ) -> None:
         super().__init__()
         projection_size = embedding_size if projection_size is None else projection_size
-        n_in, n_out = basic_channels
+        n_in, n_out = _two_sizes("basic_channels", basic_channels)
         require_whole("embedding_size", embedding_size)
         require_whole("projection_size", projection_size)
-        require_whole("N_in of basic_channels", n_in)
-        require_whole("N_out of basic_channels", n_out)
         self.shapes = {name: tuple(kernel.shape) for name, kernel in kernels.items()}
         height, width = _filter_size(self.shapes, n_in, n_out)
         self.basic_kernel_shape = (n_out, n_in, height, width)
@@ -100,8 +108,7 @@ class StaticHypernetwork(nn.Module):
         # W_out and B_out with the output channel and the position in the filter (N_out, f, f) flattened to rows.
         self.second_weight = nn.Parameter(torch.empty(n_out * height * width, projection_size))
         self.second_bias = nn.Parameter(torch.empty(n_out * height * width))
-        self._cached_kernels: dict[str, Tensor] | None = None
-        self._cache_key: tuple | None = None
+        self._kept: _Kept | None = None
         self.reset_parameters()
 
     @torch.no_grad()
@@ -129,18 +136,20 @@ class StaticHypernetwork(nn.Module):
         """
         if condition is not None:
             raise UserError("A static hypernetwork takes no condition: leave it out, or use another hypernetwork.")
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            self._cached_kernels = None
+        parameters = list(self.parameters())
+        is_plain = not (torch.compiler.is_compiling() or is_transformed() or any(p.is_inference() for p in parameters))
+        if self.training or torch.is_grad_enabled() or not is_plain:
+            self._kept = None
             return self._generate()
-        key = tuple((p.data_ptr(), p._version, p.dtype) for p in self.parameters())
-        if self._cached_kernels is None or key != self._cache_key:
+        if self._kept is None or not self._kept.is_of(parameters):
             with torch.inference_mode(False), torch.no_grad():  # so that they can be used outside of that mode, too
-                self._cached_kernels, self._cache_key = self._generate(), key
-        return dict(self._cached_kernels)
+                kernels, parameters = self._generate(), [parameter.detach() for parameter in parameters]
+            self._kept = _Kept(kernels, parameters, _versions(kernels, parameters))
+        return dict(self._kept.kernels)
 
     def train(self, mode: bool = True) -> "StaticHypernetwork":
         """Set the mode, and forget the kernels that are kept."""
-        self._cached_kernels = None
+        self._kept = None
         return super().train(mode)
 
     def _generate(self) -> dict[str, Tensor]:
@@ -180,6 +189,26 @@ class StaticHypernetwork(nn.Module):
     def extra_repr(self) -> str:
         n_z, d = self.embeddings.shape[1], self.first_weight.shape[0]
         return f"{len(self.shapes)} kernels from {len(self.embeddings)} embeddings, N_z={n_z}, d={d}"
+
+
+class _Kept(NamedTuple):
+    """Kernels, the parameters that they were generated from (which so keep their memory), and all their versions."""
+
+    kernels: dict[str, Tensor]
+    parameters: list[Tensor]
+    versions: list[int]
+
+    def is_of(self, parameters: Sequence[Tensor]) -> bool:
+        """Whether these are the parameters, and nothing has changed in place since."""
+        same = all(
+            own.data_ptr() == parameter.data_ptr() and own.dtype == parameter.dtype
+            for own, parameter in zip(self.parameters, parameters, strict=True)
+        )
+        return same and self.versions == _versions(self.kernels, self.parameters)
+
+
+def _versions(kernels: Mapping[str, Tensor], parameters: Sequence[Tensor]) -> list[int]:
+    return [tensor._version for tensor in (*kernels.values(), *parameters)]
 
 
 def _filter_size(shapes: Mapping[str, tuple[int, ...]], n_in: int, n_out: int) -> tuple[int, int]:

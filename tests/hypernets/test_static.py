@@ -125,6 +125,31 @@ def test_evaluation_generates_once_and_notices_every_change():
         assert kernel() is not kernel()
 
 
+@torch.no_grad()
+def test_what_evaluation_keeps_is_never_of_other_parameters_or_changed():
+    hypernetwork = StaticHypernetwork(kernels((16, 16, 3, 3))).eval()
+    # One tensor after another in the same memory, as when averaged weights are evaluated.
+    norms = []
+    for size in (1.0, 2.0, 3.0):
+        placed = {"embeddings": torch.full_like(hypernetwork.embeddings, size)}
+        norms.append(torch.func.functional_call(hypernetwork, placed, ())["layers.0.weight"].norm().item())
+        del placed
+    assert norms == pytest.approx([norms[0], 2 * norms[0], 3 * norms[0]])
+    kernel = hypernetwork()["layers.0.weight"]
+    before = kernel.clone()
+    kernel.zero_()  # by a caller
+    assert torch.equal(hypernetwork()["layers.0.weight"], before)
+
+    def of(embeddings):
+        return torch.func.functional_call(hypernetwork, {"embeddings": embeddings}, ())["layers.0.weight"]
+
+    several = torch.randn(2, *hypernetwork.embeddings.shape)
+    torch.testing.assert_close(torch.func.vmap(of)(several), torch.stack([of(each) for each in several]))
+    with torch.inference_mode():
+        built = StaticHypernetwork(kernels((16, 16, 3, 3))).eval()
+        assert torch.equal(built()["layers.0.weight"], built()["layers.0.weight"])
+
+
 def test_autocast_leaves_the_generator_in_full_precision():
     torch.manual_seed(0)
     hypernetwork = StaticHypernetwork(kernels((16, 16, 3, 3)))
@@ -141,6 +166,8 @@ def test_autocast_leaves_the_generator_in_full_precision():
         ([(16, 16)], {}, ["layers.0.weight", "[16, 16]", "tileable_kernels"]),
         ([], {}, ["at least one"]),
         ([(16, 16, 3, 3)], {"embedding_size": 0}, ["embedding_size", "0"]),
+        ([(16, 16, 3, 3)], {"basic_channels": 16}, ["basic_channels is 16", "two"]),
+        ([(16, 16, 3, 3)], {"basic_channels": (0, 16)}, ["An entry of basic_channels is 0"]),
     ],
 )
 def test_kernels_and_sizes_that_do_not_fit_are_refused(shapes, settings, words):
