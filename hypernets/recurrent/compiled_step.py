@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -73,7 +74,8 @@ def compile_graph(function: Callable, tensors: list[Tensor]) -> Callable:
     If that fails, usually for lack of a compiler, a warning says so and the traced function is returned as it is.
     """
     tensors = [tensor.detach() for tensor in tensors]
-    fused = make_fx(function, REWRITTEN, tracing_mode="fake")(*tensors)
+    trace = partial(make_fx, function, tracing_mode="fake", _allow_non_fake_inputs=True)  # buffers, as constants
+    fused = trace(REWRITTEN)(*tensors)
     try:
         return standalone_compile(fused, tensors, dynamic_shapes="from_graph", options=OPTIONS)
     except RuntimeError as error:
@@ -82,7 +84,7 @@ def compile_graph(function: Callable, tensors: list[Tensor]) -> Callable:
             f"The time steps of recurrent layers run uncompiled, and slower, because compiling failed here: {reason}",
             stacklevel=2,
         )
-        return make_fx(function, tracing_mode="fake")(*tensors)
+        return trace()(*tensors)
 
 
 def laid_out_for_steps(parameter: Tensor) -> Tensor:

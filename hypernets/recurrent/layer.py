@@ -10,6 +10,8 @@ layer of the stack:
     forward(h_products, x_products, state, masks)
                               one time step, from the products of h_{t-1} and of x_t with these matrices to the
                               next state. It does not read state.h: h_{t-1} acts through its products only.
+                              The backward pass calls it again, so it draws no random numbers; `dropout_masks` does.
+                              After `compile()`, its attributes and buffers are constants.
 
 Shape legend
     T, B     time steps, sequences in the batch
@@ -31,6 +33,8 @@ Masks = tuple[Tensor | None, ...]
 
 class RecurrentLayer(nn.Module):
     """A stack of recurrent cells, called like `torch.nn.LSTM`; each cell reads the h of the one below.
+
+    There are no packed sequences, inputs without a batch, or two directions.
 
     Args:
         input_size: I; where the input is token ids, the size of the vocabulary.
@@ -104,6 +108,10 @@ class RecurrentLayer(nn.Module):
 
     def _check_input(self, input: Tensor) -> None:
         axes = "[B, T" if self.batch_first else "[T, B"
+        if not isinstance(input, Tensor):
+            raise UserError(
+                f"The input is a {type(input).__name__}; give a tensor, padded to one length if sequences differ."
+            )
         if is_token_ids(input):
             if input.dim() != 2 or 0 in input.shape:
                 raise UserError(

@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from hypernets.transforms import is_transformed
 
@@ -82,8 +84,8 @@ def run_cell(
     Under autocast the matrix products are in its type, state and sums over time in float32. The steps are taken one by
     one where something looks into them: a transform of `torch.func`, forward-mode differentiation or `torch.export`;
     where a weight of the cell is not a parameter, as after `torch.nn.utils.prune`; in a backward pass with
-    `create_graph=True`, for second derivatives; and in training with `Step` where the layer is too narrow for another
-    order to pay.
+    `create_graph=True`, for second derivatives; and, with gradients and `Step`, where the layer is too narrow for
+    another order to pay.
 
     Args:
         cell: see layer.py.
@@ -94,7 +96,7 @@ def run_cell(
     Returns:
         h at every time step, [T, B, H], and the state after the last one.
     """
-    _prune_again(cell)
+    _make_weights_anew(cell)
     operands = Operands(cell.input_weights(), cell.recurrent_weights(), cell.dropout_masks(input), state)
     if is_transformed() or _has_loose_tensors(cell):
         return step_by_step(cell, input, operands)
@@ -118,11 +120,11 @@ def run_cell(
     return output, cell.state_type(*final_state)
 
 
-def _prune_again(cell: nn.Module) -> None:
-    """Make the pruned weights anew, as `torch.nn.utils.prune` does when a module is called: they are read before."""
+def _make_weights_anew(cell: nn.Module) -> None:
+    """Prune or normalise weights now: the hooks of `torch.nn.utils` wait for the module's call, after we read them."""
     for module in cell.modules():
         for hook in module._forward_pre_hooks.values():
-            if isinstance(hook, BasePruningMethod):
+            if isinstance(hook, (BasePruningMethod, SpectralNorm, WeightNorm)):
                 hook(module, ())
 
 
@@ -317,7 +319,8 @@ class Step:
     def __init__(self, plan: Plan, operands: Operands) -> None:
         self.plan = plan
         self.masks = operands.masks
-        self.rows = [len(weight) for weight in operands.recurrent_weights]
+        self.h_rows = [len(weight) for weight in operands.recurrent_weights]
+        self.x_rows = [len(weight) for weight in operands.input_weights]
         self.memory = len(operands.state) - 1
         self.parameters = [parameter.detach().requires_grad_() for parameter in operands.parameters]
 
@@ -332,7 +335,7 @@ class Step:
     def next_state(self, inputs: Sequence[Tensor], h: Tensor) -> Sequence[Tensor]:
         """Take a time step: write to `h`, and return the new state without it."""
         h_product, x_product, *others = inputs
-        new_h, *memory = self._call_cell(h_product.split(self.rows, -1), x_product.split(self.rows, -1), others)
+        new_h, *memory = self._call_cell(h_product.split(self.h_rows, -1), x_product.split(self.x_rows, -1), others)
         h.copy_(new_h)
         return memory
 
@@ -355,21 +358,26 @@ class Step:
             The gradients of the state without h before the step.
         """
         d_output, d_h, *d_memory = d_results
-        parts = [part.detach().requires_grad_() for product in inputs[:2] for part in product.split(self.rows, -1)]
+        parts = [part.detach().requires_grad_() for part in self._split(inputs[:2])]
         memory = [tensor.detach().requires_grad_() for tensor in inputs[2 : 2 + self.memory]]
         with torch.enable_grad():
-            h_products, x_products = parts[: len(self.rows)], parts[len(self.rows) :]
+            h_products, x_products = parts[: len(self.h_rows)], parts[len(self.h_rows) :]
             state = self._call_cell(h_products, x_products, [*memory, *inputs[2 + self.memory :]])
-        gradients = torch.autograd.grad(
-            state, [*parts, *memory, *self.parameters], [d_output + d_h, *d_memory], allow_unused=True
-        )
-        rooms = [room for d_product in d_products for room in d_product.split(self.rows, -1)]
-        for room, gradient in zip(rooms, gradients, strict=False):
-            room.copy_(gradient)
+        given = zip(state, [d_output + d_h, *d_memory], strict=True)
+        differentiable, d_state = zip(*((field, d) for field, d in given if field.requires_grad), strict=True)
+        gradients = torch.autograd.grad(differentiable, [*parts, *memory, *self.parameters], d_state, allow_unused=True)
+        for room, gradient in zip(self._split(d_products), gradients, strict=False):
+            room.zero_() if gradient is None else room.copy_(gradient)
         for total, gradient in zip(d_parameters, gradients[len(parts) + len(memory) :], strict=True):
             if gradient is not None:
                 total += gradient
-        return gradients[len(parts) : len(parts) + len(memory)]
+        d_before = gradients[len(parts) : len(parts) + len(memory)]
+        return [torch.zeros_like(m) if d is None else d for m, d in zip(memory, d_before, strict=True)]
+
+    def _split(self, products: Sequence[Tensor]) -> list[Tensor]:
+        """The products with each of the matrices, from those with h and with x."""
+        h_product, x_product = products
+        return [*h_product.split(self.h_rows, -1), *x_product.split(self.x_rows, -1)]
 
     def _call_cell(self, h_products: Sequence[Tensor], x_products: Sequence[Tensor], others: Sequence[Tensor]) -> Any:
         remaining = iter(others)
@@ -382,7 +390,7 @@ class Step:
 
 
 def input_multiplier(weight: Tensor, input: Tensor, block: int) -> Callable[[Tensor], Tensor]:
-    """Return the function from a block of the input, vectors or token ids, to the products with it, [block, B, rows]."""
+    """Return the function from a block of the input, vectors or token ids, to its products, [block, B, rows]."""
     if not input.is_floating_point():
         columns = weight.t().contiguous()
         return lambda ids: F.embedding(ids.long(), columns)

@@ -6,6 +6,7 @@ import sys
 import warnings
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 from unittest import mock
 
 import pytest
@@ -18,8 +19,8 @@ from torch.utils._pytree import tree_leaves
 from hypernets.recurrent import compiled_step, recurrence, step_operations
 from hypernets.recurrent.hyperlstm import HyperLSTM
 from hypernets.recurrent.hyperrnn import HyperRNN
-from hypernets.recurrent.layer import detach_state
-from hypernets.recurrent.lstm import LSTM
+from hypernets.recurrent.layer import RecurrentLayer, detach_state
+from hypernets.recurrent.lstm import LSTM, LSTMCell
 
 without_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 LAYERS = {
@@ -292,6 +293,19 @@ def test_pruned_and_parametrised_weights():
     assert_agree(run(fast, input, state), run(reference, input, state))
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_weights_that_an_older_hook_normalises_are_those_of_the_last_update():
+    layer, input = HyperLSTM(5, 7, hyper_size=6, embedding_size=3), torch.ones(4, 2, 5)
+    nn.utils.weight_norm(layer.cells[0], "weight_h")
+    with torch.no_grad():
+        before = layer(input)[0]
+        layer.cells[0].weight_h_g.mul_(10)
+        after = layer(input)[0]
+        assert not torch.allclose(before, after) and torch.equal(layer(input)[0], after)
+    for _ in range(2):
+        layer(input)[0].sum().backward()
+
+
 def test_pruned_matrices_are_those_of_the_last_update():
     layers = make_pair("layer_norm_hyperlstm")
     outputs = []
@@ -333,6 +347,55 @@ def test_narrow_layers_take_their_steps_one_by_one(monkeypatch):
     monkeypatch.undo()
     for layer, name in ((narrow, "StackBackward0"), (wide, "RecurrenceBackward")):
         assert layer(torch.randn(2, 2, 3))[0].grad_fn.name() == name
+
+
+class Recorded(NamedTuple):
+    h: torch.Tensor
+    last_gates: torch.Tensor
+    steps: torch.Tensor
+
+
+class RecordingCell(LSTMCell):
+    """A cell of a user's own: it keeps the last gates, counts steps, reads a buffer and ignores one product."""
+
+    state_type = Recorded
+
+    def __init__(self, input_size, hidden_size):
+        super().__init__(input_size, hidden_size)
+        self.state_sizes = (hidden_size, 4 * hidden_size, 1)
+        self.ignored = nn.Parameter(torch.ones(3, hidden_size))
+        self.register_buffer("scale", torch.tensor(0.5))
+
+    def recurrent_weights(self):
+        return self.weight_h, self.ignored
+
+    def forward(self, h_products, x_products, state, masks):
+        gates = torch.tanh(h_products[0] + x_products[0] + self.bias)
+        steps = state[2].detach() + 1
+        return Recorded(self.scale * gates.unflatten(1, (4, -1)).sum(1), gates, steps)
+
+
+class Recording(RecurrentLayer):
+    cell_type = RecordingCell
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_cell_with_fields_that_do_not_depend_on_each_other(compiled, monkeypatch):
+    layer = Recording(5, 7, 1, False)
+    input = torch.randn(4, 2, 5, requires_grad=True)
+
+    def results():
+        output, state = layer(input)
+        loss = output.square().sum() + state.last_gates.sum()
+        wanted = [input, layer.cells[0].weight_h, layer.cells[0].bias]
+        return [output, *state, *torch.autograd.grad(loss, wanted)]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recurrence, "FEWEST_WEIGHTS", 2**40)  # step by step
+        expected = results()
+    if compiled:
+        layer.compile()
+    assert_agree(results(), expected, 1e-5)
 
 
 def test_inference_mode():

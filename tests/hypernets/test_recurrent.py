@@ -353,6 +353,7 @@ def test_bad_inputs_and_states_are_refused(kind):
         (input, state[:1]),
         (input, layer.initial_state(3)),
         (input.double(),),
+        (torch.nn.utils.rnn.pack_padded_sequence(input, [5, 3]),),
         (input, tuple(tensor.half() for tensor in state)),
     ):
         with pytest.raises(UserError):
