@@ -25,6 +25,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "swish": nn.Hardswish,
 }
 DROPOUT = 0.3  # as in the web UI
+WHICH = ("key", "value")
 OLD_NAMES = {f"linear{old}.{kind}": f"linear.{old - 1}.{kind}" for old in (1, 2) for kind in ("weight", "bias")}
 
 
@@ -45,16 +46,23 @@ def cross_attention(name: str, module: nn.Module) -> bool:
     return getattr(module, "is_cross_attention", module.to_k.in_features != module.to_q.in_features)
 
 
-def context_width(name: str, module: nn.Module) -> int:
-    """C of an attention."""
-    is_torch = isinstance(module, nn.MultiheadAttention)
-    key, value = (module.kdim, module.vdim) if is_torch else (module.to_k.in_features, module.to_v.in_features)
-    if key != value:
+def context_widths(module: nn.Module) -> tuple[int, int]:
+    """The features from which an attention reads its keys and its values: C twice, if they are of one context."""
+    if isinstance(module, nn.MultiheadAttention):
+        return module.kdim, module.vdim
+    return module.to_k.in_features, module.to_v.in_features
+
+
+def require_structure(layer_structure: Any, activation: str) -> None:
+    """Raise UserError unless a `ContextNetwork` can be built like this."""
+    if activation not in ACTIVATIONS:
+        raise UserError(f"activation is {activation!r}; it must be one of {', '.join(ACTIVATIONS)}.")
+    is_list = isinstance(layer_structure, (list, tuple)) and len(layer_structure) >= 2
+    if not is_list or (layer_structure[0], layer_structure[-1]) != (1, 1) or any(not m > 0 for m in layer_structure):
         raise UserError(
-            f"{name or 'The attention'} reads keys from {key} and values from {value} features, so they do not come "
-            "from one context; leave it out with the argument attention."
+            f"layer_structure is {layer_structure!r}; it must be positive multiples of the context width that "
+            "begin and end with 1, such as (1, 2, 1)."
         )
-    return key
 
 
 class ContextNetwork(nn.Module):
@@ -71,7 +79,7 @@ class ContextNetwork(nn.Module):
         last_layer_dropout: bool,
     ) -> None:
         super().__init__()
-        sizes = [int(width * multiple) for multiple in layer_structure]
+        sizes = [max(1, int(width * multiple)) for multiple in layer_structure]
         layers: list[nn.Module] = []
         for index, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
             after = len(sizes) - 2 - index  # how many linear layers follow
@@ -148,20 +156,21 @@ class KeyValueNetworks(nn.Module):
         last_layer_dropout: bool = True,
     ) -> None:
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise UserError(f"activation is {activation!r}; it must be one of {', '.join(ACTIVATIONS)}.")
+        require_structure(layer_structure, activation)
         found = {name: module for name, module in frozen_model.named_modules() if is_attention(module)}
-        chosen = {name: context_width(name, module) for name, module in found.items() if attention(name, module)}
+        chosen: dict[str, int] = {}
+        for name, module in found.items():
+            if attention(name, module):
+                chosen[name], of_values = context_widths(module)
+                if of_values != chosen[name]:
+                    raise UserError(
+                        f"{name or 'The attention'} reads keys from {chosen[name]} and values from {of_values} "
+                        "features, so they do not come from one context; make `attention` false for it."
+                    )
         if not chosen:
             raise UserError(
                 f"No attention of the model was chosen (it has {', '.join(list(found)[:3]) or 'none'}, ...); make "
                 "`attention` true for some, which must be nn.MultiheadAttention or have to_q, to_k and to_v."
-            )
-        ends = layer_structure[0], layer_structure[-1]
-        if len(layer_structure) < 2 or ends != (1, 1) or any(not multiple > 0 for multiple in layer_structure):
-            raise UserError(
-                f"layer_structure is {layer_structure!r}; it must be positive multiples of the context width that "
-                "begin and end with 1, such as (1, 2, 1)."
             )
         self.strength = strength
         self._structure = {  # by the names in the files
@@ -184,7 +193,7 @@ class KeyValueNetworks(nn.Module):
             last_layer_dropout=last_layer_dropout,
         )
         widths = sorted(set(chosen.values()))
-        pairs = {f"{width}": nn.ModuleDict({"key": network(width), "value": network(width)}) for width in widths}
+        pairs = {f"{width}": nn.ModuleDict({which: network(width) for which in WHICH}) for width in widths}
         self.networks = nn.ModuleDict(pairs).to(like.device, like.dtype)
         for name, width in chosen.items():
             module = found[name]
@@ -196,8 +205,11 @@ class KeyValueNetworks(nn.Module):
                 module.to_k.register_forward_pre_hook(partial(self._change_one, f"{width}", "key"))
                 module.to_v.register_forward_pre_hook(partial(self._change_one, f"{width}", "value"))
 
-    def _change_one(self, width: str, which: str, _: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        return (self.networks[width][which](inputs[0], self.strength),) if self.strength else inputs
+    def _change_one(self, width: str, which: str, _: nn.Module, inputs: tuple) -> tuple:
+        if not self.strength:
+            return inputs
+        context, *others = inputs
+        return (self.networks[width][which](context, self.strength), *others)
 
     def _change_both(
         self, width: str, _: nn.Module, inputs: tuple, keywords: dict[str, Any]
@@ -248,33 +260,44 @@ class KeyValueNetworks(nn.Module):
         if not isinstance(state, Mapping):
             raise UserError(f"The file holds a {type(state).__name__}; a hypernetwork of the web UI is a dictionary.")
         pairs = {width: pair for width, pair in state.items() if isinstance(width, int)}
-        present = {context_width(name, module) for name, module in frozen_model.named_modules() if is_attention(module)}
+        found = [context_widths(module) for module in frozen_model.modules() if is_attention(module)]
+        present = {key for key, value in found if key == value}
         if not pairs.keys() & present:
             raise UserError(
                 f"The file has networks for contexts of {', '.join(map(str, pairs)) or 'no'} features, but the model's "
                 f"attention reads {', '.join(map(str, sorted(present))) or 'none'}; use the model that it was made for."
             )
-        networks = cls(
-            frozen_model,
-            attention=lambda name, module: context_width(name, module) in pairs,
-            strength=strength,
-            layer_structure=state.get("layer_structure") or (1, 2, 1),
-            activation=state.get("activation_func") or "linear",
-            layer_norm=state.get("is_layer_norm") or False,
-            dropout=state.get("use_dropout") or False,
-            activate_output=state.get("activate_output", True),
-            last_layer_dropout=state.get("last_layer_dropout", False),
-        )
-        for width, pair in networks.networks.items():
-            for network, saved in zip((pair["key"], pair["value"]), pairs[int(width)], strict=True):
+        structure = {
+            "layer_structure": state.get("layer_structure") or (1, 2, 1),
+            "activation": state.get("activation_func") or "linear",
+            "layer_norm": state.get("is_layer_norm") or False,
+            "dropout": state.get("use_dropout") or False,
+            "activate_output": state.get("activate_output", True),
+            "last_layer_dropout": state.get("last_layer_dropout", False),
+        }
+        require_structure(structure["layer_structure"], structure["activation"])
+        networks = nn.ModuleDict()
+        for width in sorted(pairs.keys() & present):
+            pair = pairs[width]
+            if not isinstance(pair, (list, tuple)) or [isinstance(each, Mapping) for each in pair] != [True, True]:
+                raise UserError(f"The file has no pair of networks for {width} features; use one of the web UI.")
+            networks[f"{width}"] = nn.ModuleDict({which: ContextNetwork(width, **structure) for which in WHICH})
+            for network, saved in zip(networks[f"{width}"].values(), pair, strict=True):
                 try:
                     network.load_state_dict({OLD_NAMES.get(name, name): value for name, value in saved.items()})
-                except RuntimeError as error:
+                except (RuntimeError, AttributeError) as error:  # the latter where a value is no tensor
                     reason = " ".join(str(error).split())[:300]
                     raise UserError(
                         f"The networks for {width} features are not what the file says: {reason}."
                     ) from None
-        return networks
+        styled = cls(
+            frozen_model,  # unchanged until here: the file may have been refused
+            attention=lambda _, module: context_widths(module) in {(width, width) for width in pairs},
+            strength=strength,
+            **structure,
+        )
+        styled.networks.load_state_dict(networks.state_dict())
+        return styled
 
     def extra_repr(self) -> str:
         return f"strength={self.strength:g}"

@@ -132,12 +132,38 @@ def test_first_files_of_the_web_ui_are_read():
         (lambda: KeyValueNetworks(nn.Linear(2, 2)), "No attention of the model was chosen"),
         (lambda: KeyValueNetworks(decoder(), activation="square"), "activation is 'square'"),
         (lambda: KeyValueNetworks(decoder(), layer_structure=(1, 2)), "begin and end with 1"),
+        (lambda: KeyValueNetworks(decoder(), layer_structure=()), "begin and end with 1"),
+        (lambda: KeyValueNetworks.from_web_ui(decoder(), {8: 1}), "no pair of networks for 8 features"),
         (lambda: KeyValueNetworks.from_web_ui(decoder(), {768: ()}), "contexts of 768 features, but .* reads 8"),
     ],
 )
 def test_mistakes(build, words):
     with pytest.raises(UserError, match=words):
         build()
+
+
+def test_a_refused_file_leaves_the_model_as_it_is():
+    model = decoder()
+    state = KeyValueNetworks(decoder()).web_ui_state("style")
+    with pytest.raises(UserError, match="networks for 8 features are not what the file says"):
+        KeyValueNetworks.from_web_ui(model, state | {WIDTH: (state[WIDTH][0], {"linear.0.weight": torch.ones(2, 2)})})
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+class ScaledLinear(nn.Linear):
+    """A projection that takes a second argument, as in older versions of diffusers."""
+
+    def forward(self, x, scale=1.0):
+        return scale * super().forward(x)
+
+
+def test_other_arguments_of_a_projection_are_kept():
+    model = unet()
+    attention = next(module for name, module in model.named_modules() if name.endswith("attn2"))
+    attention.to_k = ScaledLinear(WIDTH, attention.to_k.out_features)
+    styled, x = KeyValueNetworks(model), torch.randn(3, WIDTH)
+    assert torch.equal(attention.to_k(x, 2.0), 2 * attention.to_k(x)) and styled.strength == 1
 
 
 @pytest.mark.parametrize("make", [decoder, unet])
