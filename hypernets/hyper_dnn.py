@@ -65,7 +65,13 @@ class HyperDNN(nn.Module):
         choose: Callable[[str, nn.Parameter], bool] = every_parameter,
     ) -> None:
         super().__init__()
+        if isinstance(hypernetwork, nn.Module):
+            raise UserError(
+                f"The hypernetwork is a {type(hypernetwork).__name__} that is already built; give its class or a "
+                "partial of it, since HyperDNN builds it for the chosen parameters."
+            )
         chosen = _choose(main_network, choose)
+        _require_one_type(chosen)
         like = next(iter(chosen.values()))
         self.choose = choose
         self.shapes = {name: parameter.shape for name, parameter in chosen.items()}
@@ -156,6 +162,7 @@ class HyperDNN(nn.Module):
             UserError: another number of conditions than of examples, weights of one example that do not fit, or a
                 module whose weights cannot differ between examples: batch norm in training, recurrent layers.
         """
+        self._require_several(conditions)
         inputs = inputs if isinstance(inputs, tuple) else (inputs,)
         for each in inputs:
             if len(each) != len(conditions):
@@ -176,6 +183,7 @@ class HyperDNN(nn.Module):
 
         Arguments and errors are as for `per_example`.
         """
+        self._require_several(conditions)
         inputs = inputs if isinstance(inputs, tuple) else (inputs,)
 
         def call(weights: Mapping[str, Tensor]) -> Any:
@@ -234,6 +242,15 @@ class HyperDNN(nn.Module):
             raise UserError(
                 f"The condition has the shape {list(condition.shape)}, a batch where one is meant; use per_example or "
                 "ensemble for several conditions."
+            )
+
+    def _require_several(self, conditions: Tensor) -> None:
+        """Refuse anything but a list of conditions, where the hypernetwork says how many dimensions one has."""
+        dimensions = getattr(self.hypernetwork, "condition_dimensions", None)
+        if dimensions is not None and conditions.dim() != 1 + dimensions:
+            raise UserError(
+                f"The conditions have the shape {list(conditions.shape)}; per_example and ensemble take one after "
+                f"another, with {1 + dimensions} dimensions in all."
             )
 
     def _check(self, weights: Mapping[str, Tensor], leading: tuple[int, ...] = ()) -> None:
@@ -344,6 +361,17 @@ def _choose(main_network: nn.Module, choose: Callable[[str, nn.Parameter], bool]
                 "torch.nn.utils.parametrize.remove_parametrizations first, or do not choose it."
             )
     return chosen
+
+
+def _require_one_type(chosen: Mapping[str, nn.Parameter]) -> None:
+    """Refuse parameters of several types or devices, or of no floating-point type."""
+    (first, like), *others = chosen.items()
+    for name, parameter in [(first, like), *others]:
+        if not parameter.is_floating_point() or (parameter.dtype, parameter.device) != (like.dtype, like.device):
+            raise UserError(
+                f"{name} is {parameter.dtype} on {parameter.device}, and {first} {like.dtype} on {like.device}; a "
+                "hypernetwork generates weights of one floating-point type on one device, so choose such."
+            )
 
 
 def _set_parameter(network: nn.Module, name: str, parameter: nn.Parameter | None) -> None:

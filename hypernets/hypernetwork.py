@@ -88,7 +88,7 @@ class Hypernetwork(nn.Module):
         require_whole("embedding_size", embedding_size)
         if not parameters:
             raise UserError("A hypernetwork needs at least one parameter to generate; it got none.")
-        if not hasattr(generation, "lay_out"):
+        if isinstance(generation, type) or not hasattr(generation, "lay_out"):
             raise UserError(
                 f"generation is {generation!r}; it must be GenerateOnce(), GenerateMultiple(heads), "
                 "GenerateChunkWise(size) or GenerateComponentWise(component)."
@@ -226,7 +226,8 @@ class Hypernetwork(nn.Module):
 
     def _description(self, layout: "_Layout") -> Tensor:
         """The description of all pieces [N, D]; it stays on the device, so that it is copied there only once."""
-        layout.description = layout.description.to(self.embed.weight.device)
+        with torch.inference_mode(False):  # so that a later training step can use it, too
+            layout.description = layout.description.to(self.embed.weight.device)
         return layout.description.to(self.embed.weight.dtype)
 
     def _features_of_heads(self, features: Tensor, layout: "_Layout") -> list[Tensor]:
@@ -309,7 +310,8 @@ class Hypernetwork(nn.Module):
             )
         key = tuple((name, tuple(shape)) for name, shape in shapes.items())
         if key not in self._other_layouts:
-            self._other_layouts[key] = self._lay_out(dict(key))
+            with torch.inference_mode(False):
+                self._other_layouts[key] = self._lay_out(dict(key))
         return self._other_layouts[key]
 
     def _statistics(self, parameters: Mapping[str, Tensor]) -> tuple[Tensor, list[float]]:

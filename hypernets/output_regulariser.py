@@ -6,11 +6,13 @@ Shape legend
     P  generated weights, all tensors of the main network together
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hypernets.errors import UserError
 from hypernets.hyper_dnn import HyperDNN
 
 
@@ -49,35 +51,39 @@ class OutputRegulariser(nn.Module):
         super().__init__()
         size = sum(shape.numel() for shape in network.shapes.values())
         like = next(network.parameters())
-        self.register_buffer("remembered", like.new_zeros(0, size, requires_grad=False))
+        dtype = torch.promote_types(like.dtype, torch.float32)  # half precision is too coarse for small distances
+        self.register_buffer("remembered", like.new_zeros(0, size, dtype=dtype, requires_grad=False))
 
     @torch.no_grad()
-    def remember(self, network: HyperDNN, conditions: list[Tensor]) -> None:
+    def remember(self, network: HyperDNN, conditions: Sequence[Tensor]) -> None:
         """Remember what the conditions of all earlier tasks, each [C], generate now. Call it before each new task."""
-        was_training = network.hypernetwork.training
+        modes = {module: module.training for module in network.hypernetwork.modules()}
         network.hypernetwork.eval()  # without dropout
         try:
-            self.remembered = self._generated(network, conditions) if conditions else self.remembered[:0]
+            self.remembered = self._generated(network, conditions) if len(conditions) else self.remembered[:0]
         finally:
-            network.hypernetwork.train(was_training)
+            for module, mode in modes.items():
+                module.training = mode
 
-    def forward(self, network: HyperDNN, conditions: list[Tensor]) -> Tensor:
+    def forward(self, network: HyperDNN, conditions: Sequence[Tensor]) -> Tensor:
         """Return the mean over the tasks of the squared distance, a scalar; 0 before the second task.
 
-        The conditions are constants here: those of earlier tasks do not move. Raises ValueError for another number of
+        The conditions are constants here: those of earlier tasks do not move. Raises UserError for another number of
         conditions than were remembered.
         """
         if len(conditions) != len(self.remembered):
-            raise ValueError(f"{len(conditions)} conditions are given, but {len(self.remembered)} were remembered.")
-        if not conditions:
+            raise UserError(
+                f"{len(conditions)} conditions are given, but {len(self.remembered)} were remembered; call "
+                "remember(network, conditions) with the same ones before each new task."
+            )
+        if not len(conditions):
             return self.remembered.new_zeros(())
         moved = self._generated(network, [condition.detach() for condition in conditions]) - self.remembered
         return moved.square().sum() / len(conditions)
 
-    @staticmethod
-    def _generated(network: HyperDNN, conditions: list[Tensor]) -> Tensor:
-        weights = network.weights(torch.stack(conditions))
-        return torch.cat([weight.float().flatten(1) for weight in weights.values()], dim=1)  # [K, P]
+    def _generated(self, network: HyperDNN, conditions: Sequence[Tensor]) -> Tensor:
+        weights = network.weights(torch.stack(list(conditions))).values()
+        return torch.cat([weight.to(self.remembered.dtype).flatten(1) for weight in weights], dim=1)  # [K, P]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
         saved = state_dict.get(prefix + "remembered")

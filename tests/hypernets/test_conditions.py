@@ -294,6 +294,8 @@ def test_conditions_that_do_not_fit_are_refused():
         lambda: network.forward_with(network.weights(conditions), x),
         lambda: network(x),
         lambda: network.per_example(x, conditions[:2]),
+        lambda: network.per_example(x, conditions[0]),
+        lambda: network.ensemble(x, conditions[0]),
         lambda: network.per_example(x, conditions[:, :3]),
         lambda: network.ensemble(x, conditions, megabytes=1e-6),
         lambda: network.ensemble(x, conditions, megabytes=0),

@@ -211,7 +211,12 @@ def test_a_refusal_leaves_the_main_network_whole():
         HyperDNN(main_network, StaticHypernetwork, choose=tileable_kernels(3))
     with pytest.raises(UserError, match=r"0.weight has the shape \[4, 3\]"):
         HyperDNN(main_network, StaticHypernetwork)
+    with pytest.raises(UserError, match=r"a FromOneEmbedding that is already built; give its class"):
+        HyperDNN(main_network, FromOneEmbedding(dict(main_network.named_parameters())))
     assert list(main_network.state_dict()) == names
+    mixed = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1).bfloat16())
+    with pytest.raises(UserError, match=r"1.weight is torch.bfloat16 on cpu, and 0.weight torch.float32 on cpu"):
+        HyperDNN(mixed, FromOneEmbedding)
 
 
 def test_pickled():
@@ -225,3 +230,6 @@ def test_tileable_kernels(filter_size, chosen):
     network = nn.Sequential(*(nn.Conv2d(*size) for size in sizes), nn.Linear(16, 16))
     choose = tileable_kernels(filter_size)
     assert [name for name, p in network.named_parameters() if choose(name, p)] == [f"{n}.weight" for n in chosen]
+    for wrong in ({"basic_channels": (0, 16)}, {"filter_size": 3.0}, {"filter_size": (3,)}):
+        with pytest.raises(UserError, match=next(iter(wrong))):
+            tileable_kernels(**wrong)

@@ -277,6 +277,14 @@ def test_a_described_hypernetwork_generates_for_other_depths_and_widths(body):
     assert all(p.grad.abs().sum() > 0 for p in network.parameters())
 
 
+def test_a_described_hypernetwork_trains_after_inference():
+    described = partial(Hypernetwork, generation=COMPONENTS[2], body=MLPBody(8), described=True)
+    network, other, x = HyperDNN(make_deep(3, 8), described), make_deep(2, 5), torch.randn(2, 6)
+    with torch.inference_mode():
+        network.weights(main_network=other)
+    functional_call(other, network.weights(main_network=other), (x,)).sum().backward()
+
+
 def test_what_a_described_hypernetwork_cannot_generate_is_refused():
     network = HyperDNN(
         make_deep(3, 8), partial(Hypernetwork, generation=COMPONENTS[2], body=MLPBody(8), described=True)
@@ -335,6 +343,7 @@ def test_autocast_leaves_the_hypernetwork_in_full_precision():
     ("choices", "words"),
     [
         ({"generation": "once"}, ["'once'", "GenerateOnce()"]),
+        ({"generation": GenerateOnce}, ["must be GenerateOnce()"]),
         ({"generation": GenerateChunkWise(1000)}, ["1,000 weights", "larger than all 83 weights"]),
         ({"generation": GenerateMultiple(90)}, ["90 heads", "83 weights"]),
         ({"generation": GenerateMultiple(3)}, ["8 features", "3 heads"]),

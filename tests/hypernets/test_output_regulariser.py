@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hypernets import HyperDNN, OutputRegulariser
+from hypernets import HyperDNN, OutputRegulariser, UserError
 
 
 class LinearHypernetwork(nn.Module):
@@ -49,15 +49,27 @@ def test_value_and_gradient_are_those_of_the_equation():
     torch.testing.assert_close(penalty, moved.square().sum() / 2)
     torch.testing.assert_close(matrix.grad, conditions.T @ moved)  # 2 / K times the outer products
     assert all(embedding.grad is None for embedding in model["embeddings"])
-    with pytest.raises(ValueError, match="1 conditions are given, but 2 were remembered"):
+    with pytest.raises(UserError, match="1 conditions are given, but 2 were remembered; call remember"):
         regulariser(network, earlier[:1])
+    assert torch.equal(regulariser(network, torch.stack(earlier)), penalty)  # one tensor of conditions will do
 
 
 def test_remembering_leaves_all_modes_as_they_are():
     network = HyperDNN(nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2)), LinearHypernetwork)
+    network.hypernetwork.dropout = nn.Dropout().eval()
     network.main_network[1].eval()  # frozen
     OutputRegulariser(network).remember(network, [torch.randn(3)])
     assert network.training and network.hypernetwork.training and not network.main_network[1].training
+    assert not network.hypernetwork.dropout.training
+
+
+@pytest.mark.parametrize(("dtype", "kept"), [(torch.bfloat16, torch.float32), (torch.float64, torch.float64)])
+def test_remembered_in_full_precision(dtype, kept):
+    network = HyperDNN(nn.Linear(4, 2).to(dtype), LinearHypernetwork)
+    regulariser, resumed = OutputRegulariser(network), OutputRegulariser(network)
+    regulariser.remember(network, [torch.randn(3, dtype=dtype)])
+    resumed.load_state_dict(regulariser.state_dict())
+    assert resumed.remembered.dtype == kept and torch.equal(resumed.remembered, regulariser.remembered)
 
 
 def train(model, optimizer, steps):
