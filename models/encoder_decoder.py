@@ -4,7 +4,7 @@ Shape legend
     S, T, B  subwords of the source and of the target, sentences
     E, H     embedding size (H), units of a recurrent layer
     A        units of the attention (H)
-    M        size of what the encoder says of a subword: H, or 2 H for an encoder of one layer
+    M        size of what the encoder says of a subword (H)
     V        subwords in the vocabulary
 """
 
@@ -71,7 +71,7 @@ class EncoderDecoder(nn.Module):
         tied_embeddings: see above.
 
     Raises:
-        UserError: a size or a probability that is none, or fewer than two layers.
+        UserError: a size below one, a dropout outside [0, 1), or fewer than two layers.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class EncoderDecoder(nn.Module):
         """Go on by `inputs`, ids [T, B]; return the logits [T, B, V] of the subwords that follow, and the states.
 
         The states are those of the decoder's layers, each a named tuple of tensors [B, units], before the first input
-        (zero if not given) and after the last. They are kept in evaluation mode only.
+        (zero if not given) and after the last. In training mode `states` is ignored, and None is returned for each.
         """
         first, *others = [None] * (1 + len(self.decoder_layers)) if states is None else states
         embedded = self._dropped(self.target_embedding(inputs))

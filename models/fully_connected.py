@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hypernets import UserError
+from hypernets.errors import require_whole
 
 
 class FullyConnected(nn.Module):
@@ -38,7 +39,7 @@ def build(image_shape: tuple[int, int, int], num_classes: int, hidden_size: int)
             f"The fully connected network takes square grey images, but this data set has {channels} channels of "
             f"{height}x{width}; choose another main_net, or dataset=mnist."
         )
-    is_whole = isinstance(hidden_size, int) and not isinstance(hidden_size, bool) and hidden_size > 0
-    if not is_whole or math.isqrt(hidden_size) ** 2 != hidden_size:
-        raise UserError(f"main_net.hidden_size is {hidden_size!r}; the units fill a square, so it must be 256 or so.")
+    require_whole("main_net.hidden_size", hidden_size)
+    if math.isqrt(hidden_size) ** 2 != hidden_size:
+        raise UserError(f"main_net.hidden_size is {hidden_size}; it must be a square number, such as 256.")
     return FullyConnected(height, math.isqrt(hidden_size), num_classes)

@@ -31,12 +31,13 @@ def build_static(
     main_network: nn.Module, filter_size: int, basic_channels: list[int], embedding_size: int, projection_size: int
 ) -> HyperDNN:
     """Generate all kernels with filters of one size by the paper's two-layer projection (section 3.1)."""
-    if not isinstance(basic_channels, list) or len(basic_channels) != 2:
-        raise UserError(f"hypernet.basic_channels is {basic_channels!r}; it must be [N_in, N_out], such as [16,16].")
-    channels = tuple(basic_channels)
-    hypernetwork = partial(StaticHypernetwork, embedding_size=embedding_size, projection_size=projection_size)
-    hypernetwork = partial(hypernetwork, basic_channels=channels)
-    return HyperDNN(main_network, hypernetwork, tileable_kernels(filter_size, channels))
+    hypernetwork = partial(
+        StaticHypernetwork,
+        embedding_size=embedding_size,
+        projection_size=projection_size,
+        basic_channels=basic_channels,
+    )
+    return HyperDNN(main_network, hypernetwork, tileable_kernels(filter_size, basic_channels))
 
 
 def build_coordinates(main_network: nn.Module, hidden_sizes: list[int]) -> HyperDNN:
@@ -77,18 +78,13 @@ def build_generated(
     return HyperDNN(main_network, hypernetwork)
 
 
-def components(component: str | list[int]) -> GenerateComponentWise:
-    """Whole tensors, output channels, or tiles of [N_in, N_out] channels."""
-    return GenerateComponentWise(tuple(component) if isinstance(component, list) else component)
-
-
 BODIES = {"mlp": MLPBody, "cnn": CNNBody, "rnn": RNNBody, "attention": AttentionBody}
 STRATEGIES = {
     "once": GenerateOnce,
-    "multiple": lambda heads: GenerateMultiple(heads),
+    "multiple": GenerateMultiple,
     "chunk_wise": lambda chunk_size: GenerateChunkWise(chunk_size),
-    "component_wise": components,
-    "described": components,
+    "component_wise": GenerateComponentWise,
+    "described": GenerateComponentWise,
 }
 OF_STRATEGIES = ("body", "units", "embedding_size", "condition_size", "condition_is_set")  # settings of all of them
 HYPERNETWORKS = {
