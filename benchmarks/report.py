@@ -11,7 +11,7 @@ Measured by `python -m benchmarks`, or by earlier versions of it, as the commits
 [performance.json](performance.json). The networks that are compared take turns in one process. Each turn gives the
 ratio of its two times, and the tables show the median of these ratios. Seconds depend on the machine, ratios less so.
 Recurrent layers have 50 inputs, 1000 units if not said otherwise, a hyper cell of 128, N_z = 4 and sequences of 100;
-Wide ResNets have batches of 128. Nothing here is measured on a GPU.
+Wide ResNets have batches of 128.
 """
 PARTS = {
     "recurrent": "Recurrent layers",
@@ -22,7 +22,7 @@ CAPTIONS = {
     "against_built_in": "Training steps in float32, and the ratio to torch.nn.LSTM:",
     "first_call": "Seconds of the first training step in a new process, 1000 units and a batch of 32:",
     "wide_resnets": "Plain and hyper, side by side:",
-    "settings": "Training steps of Hyper WRN-40-1 with one setting changed, and the ratio to its step by default:",
+    "settings": "Training steps of Hyper WRN-40-1 with one setting changed from bf16, not compiled:",
 }
 # An LSTM multiplies with 4 H (I + H) weights per step, a HyperLSTM with 4 H^ (I + H + H^) + 12 N_z (H^ + H) more.
 BOUND = """The hyper cell has 128 units at every width, so the narrower the main network is, the larger its share: a
@@ -63,6 +63,8 @@ def _printed(value: float) -> str:
 def page(record: Mapping[str, Any], in_both_precisions: Sequence[Mapping[str, Any]]) -> str:
     """The whole page, from performance.json and the records of two runs that differ only in precision."""
     lines = [INTRODUCTION]
+    if not any("cuda" in record[part]["versions"] for part in PARTS):
+        lines += ["Nothing here is measured on a GPU.", ""]
     for part, title in PARTS.items():
         measured = record[part]
         versions = ", ".join(f"{name} {version}" for name, version in measured["versions"].items())
