@@ -28,6 +28,7 @@ from training.compilation import resolve_compile
 from training.distributed import start_processes
 from training.logger import NoLogger, check_logger, open_logger
 from training.loop import Budget, Trainer
+from training.memory import keep_freed_memory
 from training.optimizer import build_optimizer
 from training.precision import resolve_precision
 from training.run import Run, path_of_run, read_rows, read_sessions
@@ -45,6 +46,7 @@ def train(settings: dict[str, Any], overrides: list[str], experiment: str | None
     check_settings(settings)
     check_logger(settings)
     settings = command_line.with_absolute_paths(settings)
+    keep_freed_memory()
     processes = start_processes(settings["device"])
     precision = resolve_precision(settings["precision"], processes.device)
     learning_rate = build_schedule(settings["schedule"], settings["steps"])
