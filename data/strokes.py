@@ -156,7 +156,7 @@ class EvaluationLines(Lines):
     def evaluation_batches(self) -> Iterator[StrokeWindow]:
         """Yield the windows of this rank's lines: as many lines side by side as always, from their first step on."""
         own = self.steps.argsort(descending=True, stable=True)[self.rank :: self.world_size]
-        for lines in own.split(EVALUATED_LINES):
+        for lines in own.split(EVALUATED_LINES) if len(own) else ():
             longest = int(self.steps[lines[0]])
             lines = torch.cat([lines, lines.new_full((EVALUATED_LINES - len(lines),), -1)])  # compiled code has one B
             for start in range(0, longest, EVALUATED_STEPS):

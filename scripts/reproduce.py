@@ -109,6 +109,10 @@ def main() -> None:
             left += [job] if state != "recorded" else []
         if arguments.dry_run:
             return
+        for job in left:
+            path = arguments.records / f"{path_of_run(job.settings).name}.json"
+            if path.exists():
+                raise UserError(f"{path} is a record of other settings; move it away, or choose another --records.")
         waiting = [job for job in left if state_of(job, records) != "finished"]
         one_by_one = [[job.command] for job in waiting]
         turns = [sweeps(waiting, arguments.launcher)] if arguments.launcher else one_by_one

@@ -114,8 +114,18 @@ def test_pictures_are_drawn_when_asked_for(copy):
     assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
 
 
+def test_readme_shows_the_figures_of_the_first_runs():
+    readme = (PROJECT / "README.md").read_text()
+    for path in (RESULTS / "first_runs").glob("*.json"):
+        record = json.loads(path.read_text())
+        metric = metric_of(record)
+        assert f"{record[f'test_{metric.key}']:.{metric.digits}f}" in readme, path
+
+
 def test_the_rows_have_the_counts_of_the_networks():
     for row in ROWS:
+        if row.table == "table2":  # the paper prints thousands
+            assert row.parameters == f"{row.counted / 1e6:.3f} M"
         assert count(build_network(compose([f"experiment={row.experiment}"]))) == row.counted, row
 
 

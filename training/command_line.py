@@ -14,6 +14,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from hypernets import UserError
 from training.run import most_recent_run, read_facts
+from training.settings import GROUPS
 
 
 @contextmanager
@@ -79,8 +80,16 @@ def rewrite_resume(arguments: list[str]) -> list[str]:
     given = [*before, *after]
     overrides = [each for each in given if not each.startswith("-") and ("=" in each or each[:1] in ("+", "~"))]
     flags = [each for each in given if each not in overrides]  # such as --cfg job; argparse wants them in one place
-    merged = {key_of_override(each): each for each in [*facts["overrides"], *facts["resumed_with"], *overrides]}
+    merged: dict[str, str] = {}
+    for later in (facts["overrides"], facts["resumed_with"], overrides):
+        merged = _replaced(merged, {key_of_override(each): each for each in later})
     return [*merged.values(), f"resume={_quoted(str(run))}", *flags]
+
+
+def _replaced(earlier: Mapping[str, str], later: Mapping[str, str]) -> dict[str, str]:
+    """Overrides by their keys. Where a group becomes another, the earlier keys in it go: it may not have them."""
+    groups = [key for key in later if key in GROUPS and earlier.get(key) != later[key]]
+    return {key: each for key, each in earlier.items() if key.partition(".")[0] not in groups} | dict(later)
 
 
 def resolve_printed(arguments: list[str]) -> list[str]:
@@ -110,7 +119,7 @@ def overrides_to_keep(overrides: Sequence[str], settings: Mapping[str, Any]) -> 
     for override in overrides:
         key = key_of_override(override)
         if paths.get(key) is not None:
-            override = f"{key}={_quoted(str(paths[key]))}"
+            override = f"{'+' * override.startswith('+')}{key}={_quoted(str(paths[key]))}"
         if key != "resume":
             kept.append(override)
     return kept

@@ -261,6 +261,7 @@ class Trainer:
             "window": torch.stack(windows),  # [processes, 2]
             "metrics": self.directory.metrics_mark(),
             "threads": torch.get_num_threads(),
+            "precision": str(self.precision),
         }
         checkpoint.save_checkpoint(self.directory.path, saved)
         self.directory.record_session({**self.session, "first_step": self.first_step, "last_step": state.step})
@@ -282,6 +283,12 @@ class Trainer:
             print(
                 f"The run had {saved.get('threads')} threads until now and has {torch.get_num_threads()} from here on: "
                 "its numbers will differ in their last digits from those of an uninterrupted run. Set OMP_NUM_THREADS "
+                "to avoid that.",
+                file=sys.stderr,
+            )
+        if processes.is_first and saved.get("precision", str(self.precision)) != str(self.precision):
+            print(
+                f"The run was in {saved['precision']} until now and is in {self.precision} from here on; set precision "
                 "to avoid that.",
                 file=sys.stderr,
             )

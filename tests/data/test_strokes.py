@@ -88,7 +88,7 @@ def test_lines_are_scaled_as_a_whole_before_they_are_normalised():
     assert 0.9 <= min(factors) < 0.92 and 1.08 < max(factors) <= 1.1
 
 
-@pytest.mark.parametrize("world_size", [1, 3])
+@pytest.mark.parametrize("world_size", [1, 3, 7])  # there are fewer lines than seven
 def test_every_step_is_evaluated_once_and_in_order(world_size, monkeypatch):
     monkeypatch.setattr("data.strokes.EVALUATED_LINES", 2)
     monkeypatch.setattr("data.strokes.EVALUATED_STEPS", 10)

@@ -1,6 +1,6 @@
 """Continual learning: its errors, its controls, and runs that are killed in the middle of a task."""
 
-import json
+from functools import partial
 
 import pytest
 import torch
@@ -8,7 +8,8 @@ from torch import nn
 
 from data.functions import three_polynomials
 from data.task_sequences import TaskBatch
-from models.task_networks import Separate
+from hypernets import GenerateOnce, HyperDNN, Hypernetwork, MLPBody
+from models.task_networks import Separate, TaskConditioned
 from training.run import read_result
 from training.tasks.continual_classification import ContinualClassification
 from training.tasks.continual_regression import ContinualRegression
@@ -47,7 +48,25 @@ def test_controls_train(launcher, hypernet, networks):
     launcher.succeed(*SEQUENCE, f"+dataset.path={launcher.images}", f"runs={launcher.runs}", f"hypernet={hypernet}")
     run = launcher.only_run()
     assert read_result(run)["parameters"] == networks * (192 * 5 + 5 + 5 * 2 + 2)
-    assert len(json.loads((run / "metrics.jsonl").read_text().splitlines()[0])) > 3
+    launcher.succeed("-r", str(run), "steps=14")  # -r repeats +dataset.path
+    assert read_result(run)["steps"] == 14
+
+
+def test_each_task_trains_its_own():
+    torch.manual_seed(0)
+    separate, x = Separate(lambda: nn.Linear(2, 2), 2), torch.randn(3, 2)
+    assert torch.equal(separate(x, 1)[0], separate.of_task[1](x))
+    chunks = partial(Hypernetwork, generation=GenerateOnce(), body=MLPBody(8), condition_size=4)
+    conditioned = TaskConditioned(HyperDNN(nn.Linear(2, 2), chunks), tasks=3, condition_size=4, beta=0.5)
+    outputs, penalty = conditioned(x, 1)
+    assert penalty == 0 and torch.equal(outputs, conditioned.network(x, condition=conditioned.embeddings[1]))
+    with torch.no_grad():
+        conditioned.network.hypernetwork.heads[0].weight.mul_(2)
+    outputs, penalty = conditioned(x, 1)
+    distance = conditioned.regulariser(conditioned.network, [conditioned.embeddings[0]])
+    assert distance > 0 and torch.equal(penalty, 0.5 * distance)
+    (outputs.sum() + penalty).backward()
+    assert [embedding.grad is not None for embedding in conditioned.embeddings] == [False, True, False]
 
 
 def test_a_condition_of_another_kind_is_refused(launcher, assert_one_line):

@@ -109,6 +109,21 @@ class InfiniteGradient(Task):
         return loss + (0 * self.network[0].weight).square().sum().sqrt() if self.begun else loss, carried
 
 
+class Observed(Task):
+    """Notes whether it was compiled, and in which precision it is called."""
+
+    def __init__(self):
+        super().__init__()
+        self.compiled, self.in_bfloat16 = False, set()
+
+    def compile(self):
+        self.compiled = True
+
+    def forward(self, batch, carried):
+        self.in_bfloat16.add(torch.is_autocast_enabled("cpu"))
+        return super().forward(batch, carried)
+
+
 def make_trainer(path, task=None, splits=None, optimizer=None, budget=(), **changes):
     """A trainer of 12 steps, of a new run or of the one at `path`; the weights are always the same at first."""
     torch.manual_seed(0)
@@ -438,6 +453,18 @@ def test_checkpoint_that_cannot_go_on_is_refused_and_nothing_changes(run, change
     with pytest.raises(UserError, match=words):
         train(run, budget={"steps": steps})
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+@pytest.mark.parametrize(("compiled", "precision"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_compiled_and_in_the_precision_that_is_asked_for(tmp_path, compiled, precision):
+    task = Observed()
+    train(tmp_path / "run", task=task, compile_task=compiled, precision=precision)
+    assert task.compiled == compiled and task.in_bfloat16 == {precision == torch.bfloat16}
+
+
+def test_another_precision_is_said(run, capsys):
+    train(run, precision=torch.bfloat16)
+    assert "was in torch.float32 until now and is in torch.bfloat16" in capsys.readouterr().err
 
 
 def test_another_number_of_threads_is_said(run, capsys):

@@ -38,6 +38,13 @@ def test_orthogonalised_keeps_the_singular_vectors(rows, columns):
     assert factors.diag().min() > 0.6 and factors.diag().max() < 1.3 and values.max() > 1.5 * values.min()
 
 
+def test_sgd_has_the_momentum_of_nesterov():
+    ours, theirs = parameters((3, 2)), parameters((3, 2))
+    descend(build_optimizer(torch.nn.ParameterList(ours), {"kind": "sgd", "momentum": 0.9}), ours, 0.01)
+    descend(torch.optim.SGD(theirs, lr=0.01, momentum=0.9, nesterov=True), theirs, 0.01)
+    assert torch.equal(ours[0], theirs[0])
+
+
 def test_muon_takes_the_steps_of_pytorch_for_matrices():
     shapes = (5, 8), (8, 5)
     ours, theirs = parameters(*shapes), parameters(*shapes)

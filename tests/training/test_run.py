@@ -104,6 +104,18 @@ def test_most_recent_run_is_the_one_started_or_resumed_last(launcher, copied):
     assert most_recent_run(launcher.runs) == older
 
 
+def test_what_a_resume_may_change(launcher, copied):
+    changes = ["steps=7", "schedule=constant", "schedule.rate=0.001", "gradient_clip=1.0", "precision=float32"]
+    launcher.succeed("-r", str(copied), *changes, "log_every=1", "checkpoint_every=3", "device=auto")
+    settings = read_settings(copied)
+    assert (settings["schedule"], settings["gradient_clip"]) == ({"kind": "constant", "rate": 0.001}, 1.0)
+    # The keys of the group before are not those of the next one.
+    launcher.succeed("-r", str(copied), "steps=8", "schedule=one_cycle", "schedule.peak=0.02")
+    launcher.succeed("-r", str(copied), "steps=9")
+    settings = read_settings(copied)["schedule"]
+    assert settings["kind"] == "one_cycle" and settings["peak"] == 0.02 and "rate" not in settings
+
+
 def test_more_steps_are_kept_and_so_is_the_earlier_result(launcher, copied):
     earlier, rows = (copied / "result.json").read_bytes(), (copied / "metrics.jsonl").read_bytes()
     overrides = read_facts(copied)["overrides"]
