@@ -207,10 +207,10 @@ def findings(trials: Sequence[Record], results: Path) -> str:
 
 
 def by_optimizer(records: Sequence[Record], axis: str) -> list[Curve]:
-    """What the validation said in the course of WRN-40-1 and Hyper WRN-40-1, over epochs or hours."""
+    """What the validation said in the course of long runs of WRN-40-1 and Hyper WRN-40-1, over epochs or hours."""
     lines = []
     for record in records:
-        if row_of(record) in ("table2/wrn_40_1", "table2/hyper_wrn_40_1"):
+        if record["settings"]["main_net"]["name"] == "wrn_40_1" and record["epochs"] >= 10:
             label = f"{record['row']}, {record['settings']['optimizer']['kind']}, {record['epochs']:.0f} epochs"
             whole = record["epochs"] if axis == "epochs" else record["seconds"] / 3600
             places = [whole * point["step"] / record["steps"] for point in record["curve"]]
@@ -255,7 +255,8 @@ def summary_lines(records: Sequence[Record], link: str) -> list[str]:
     def closeness(runs: Sequence[Record]) -> tuple:
         first, about = runs[0], TABLES[runs[0]["table"]]
         is_its_data = first["settings"]["dataset"]["name"].startswith(about.dataset)
-        return is_its_data, f"test_{metric_of(first).key}" in first, first["parameters"], first["steps"], len(runs)
+        is_tested = f"test_{metric_of(first).key}" in first
+        return is_its_data, is_tested, first["parameters"], first["steps"], len(runs)
 
     cells = []
     for row, groups in (each for table in TABLES for each in rows_of(table, records)):
@@ -305,7 +306,8 @@ def write(project: Path, check: bool = False, pictures: bool = False) -> None:
             figure = draw_curves(lines, "step", f"validation {about.title.rpartition(', ')[2]}")
             save_figure(figure, project / "results" / f"{table}.png")
     for axis in AXES if pictures else ():
-        figure = draw_curves(by_optimizer(records, axis), axis, "validation error in percent")
+        optimized = [*records, *read_records(project / "results" / "optimizers")]
+        figure = draw_curves(by_optimizer(optimized, axis), axis, "validation error in percent")
         save_figure(figure, project / "results" / f"findings_{axis}.png")
 
     for section in SECTIONS if pictures else ():

@@ -10,9 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
+from torchvision.models import resnet18
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = "\n".join(re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / "library.md").read_text(), re.M | re.S))
+README = re.search(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S).group(1)
 STEPS = """
 from importlib.metadata import version
 
@@ -26,6 +30,19 @@ for layer in (hypernets.LSTM(4, 5), hypernets.HyperLSTM(4, 5), hypernets.HyperRN
 assert version("hypernetworks-torch") == hypernets.__version__
 print(hypernets.__file__)
 """
+
+
+def test_the_code_of_the_readme_runs():
+    place = {
+        "resnet18": resnet18,
+        "images": torch.randn(2, 3, 32, 32),
+        "model": nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10)),
+        "condition": torch.randn(32),
+        "sequence": torch.randn(3, 2, 50),
+    }
+    exec(README, place)
+    assert sum(parameter.numel() for parameter in place["network"].parameters()) == 577_242
+    assert place["logits"].shape == (2, 10) and place["output"].shape == (3, 2, 1000)
 
 
 @pytest.mark.skipif(int(version("setuptools").partition(".")[0]) < 77, reason="the build needs setuptools 77")

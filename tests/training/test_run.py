@@ -15,8 +15,8 @@ from hypernets import UserError
 from training.command_line import rewrite_resume, with_absolute_paths
 from training.run import Run, most_recent_run, path_of_run, read_facts, read_result, read_settings
 
-# Five steps are an epoch, so the run ends in its 20th; the three intervals have no common multiple within it.
-LONG = ("steps=100", "log_every=2", "validate_every=25", "checkpoint_every=7")
+# Five steps are an epoch, so the run ends in its 40th; the three intervals have no common multiple within it.
+LONG = ("steps=200", "log_every=2", "validate_every=25", "checkpoint_every=7")
 
 
 def contents(run):
