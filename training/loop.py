@@ -232,7 +232,7 @@ class Trainer:
             best = checkpoint.load_best(self.directory.path, self.directory.id, self.state.best["step"])
         best = self.processes.broadcast(best)
         if best is None:
-            raise UserError("The best network so far is lost, and no step is left; resume with -r and more steps.")
+            raise UserError("There is no best network to test, and no step is left; resume with -r and more steps.")
         load_state(self.task.network, best["network"])
         return self._evaluate(self.splits.test.evaluation_batches())
 

@@ -5,13 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from data.build import IMAGE_SETS, build_images
 from data.sources import ImageArrays
 from data.styles import slanted_mnist
 from models import denoiser
 from training.run import read_result
-from training.tasks.styled_diffusion import StyledDiffusion
+from training.tasks.styled_diffusion import StyledDiffusion, signal_and_noise
 
 SMALL = [
     *("dataset=mnist_styles", "dataset.validation_size=10", "dataset.batch_size=20", "main_net=denoiser"),
@@ -52,6 +53,26 @@ def test_the_classifier_of_samples_also_learns_within_autocast(monkeypatch):
     images, labels = splits.train.batch(0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert (task._read(images) == labels).float().mean() > 0.9
+
+
+class Knowing(nn.Module):
+    """Predicts the noise exactly, since it knows the image."""
+
+    def __init__(self, image):
+        super().__init__()
+        self.image = image
+
+    def forward(self, noisy, time, labels):
+        signal, strength = signal_and_noise(time)
+        return (noisy - signal * self.image) / strength
+
+
+def test_sampling_ends_at_the_image_that_the_noise_hides():
+    image = torch.rand(1, 28, 28)
+    task = StyledDiffusion(Knowing(image), None)
+    drawn = task.sample(torch.zeros(4, dtype=torch.long), (1, 28, 28))
+    signal, strength = signal_and_noise(torch.zeros(1))
+    assert strength.item() < 0.04 and (drawn - signal * image).abs().max() < 5 * strength.item()
 
 
 def test_a_style_is_learned_in_front_of_a_frozen_model(launcher, assert_one_line):
