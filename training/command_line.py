@@ -13,8 +13,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from hypernets import UserError
-from training.run import most_recent_run, read_facts
-from training.settings import GROUPS
+from training.run import most_recent_run, read_facts, read_settings
 
 
 @contextmanager
@@ -76,20 +75,34 @@ def rewrite_resume(arguments: list[str]) -> list[str]:
         run, after = Path(after[0]).expanduser(), after[1:]
     else:
         run = most_recent_run(place_of_runs(arguments))
-    facts = read_facts(run)
+    facts, settings = read_facts(run), read_settings(run)
     given = [*before, *after]
     overrides = [each for each in given if not each.startswith("-") and ("=" in each or each[:1] in ("+", "~"))]
     flags = [each for each in given if each not in overrides]  # such as --cfg job; argparse wants them in one place
-    merged: dict[str, str] = {}
-    for later in (facts["overrides"], facts["resumed_with"], overrides):
-        merged = _replaced(merged, {key_of_override(each): each for each in later})
+    merged = _replaced({}, facts["overrides"])
+    merged = _replaced(merged, facts["resumed_with"])
+    merged = _replaced(merged, overrides, _choices(settings))
     return [*merged.values(), f"resume={_quoted(str(run))}", *flags]
 
 
-def _replaced(earlier: Mapping[str, str], later: Mapping[str, str]) -> dict[str, str]:
-    """Overrides by their keys. Where a group becomes another, the earlier keys in it go: it may not have them."""
-    groups = [key for key in later if key in GROUPS and earlier.get(key) != later[key]]
-    return {key: each for key, each in earlier.items() if key.partition(".")[0] not in groups} | dict(later)
+def _replaced(
+    earlier: Mapping[str, str], overrides: Sequence[str], defaults: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Overrides by their keys. Where another schedule or logger is chosen, the keys of the one before go."""
+    later = {key_of_override(each): each for each in overrides}
+    chosen = {**(defaults or {}), **earlier}
+    groups = [key for key in ("schedule", "logger") if key in later and chosen.get(key) != later[key]]
+    for key, each in later.items():
+        if earlier.get(key, "").startswith("+") and not each.startswith(("+", "~")):
+            later[key] = f"+{each}"  # it is in no configuration file
+    return {key: each for key, each in earlier.items() if key.partition(".")[0] not in groups} | later
+
+
+def _choices(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The overrides that choose the schedule and the logger of a run."""
+    logger = settings.get("logger", {})
+    name = f"wandb_{logger.get('mode')}" if logger.get("kind") == "wandb" else "none"
+    return {"schedule": f"schedule={settings.get('schedule', {}).get('kind')}", "logger": f"logger={name}"}
 
 
 def resolve_printed(arguments: list[str]) -> list[str]:

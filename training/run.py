@@ -1,6 +1,6 @@
 """A run and its directory, runs/NAME/: what was asked for, what happened, and what came out.
 
-run.json         its id, the overrides of the first launch and of resumes, the digest of the data set
+run.json         its id, the overrides of the first and of the last launch, the digest of the data set
 config.yaml      the composed configuration of the last launch
 metrics.jsonl    one row per logged step; the same bytes however often the run was interrupted
 sessions.json    one entry per process that trained here: command, commit, versions, hardware, steps, seconds;
@@ -112,8 +112,7 @@ class Run:
                     raise UserError(f"Another process has begun {self.path} in the meantime; start again to resume it.")
                 self._facts["overrides"] = self._overrides
             else:
-                first = self._facts["overrides"]
-                self._facts["resumed_with"] = [each for each in self._overrides if each not in first]
+                self._facts["resumed_with"] = self._overrides
             for old, new in self._moves:
                 os.replace(old, new)
             write_atomically(self.path / CONFIG, self._config.encode())
@@ -203,7 +202,7 @@ def most_recent_run(runs: Path) -> Path:
 
 
 def read_facts(run: Path) -> dict[str, Any]:
-    """What run.json says: the id of a run, its overrides, those it was resumed with, the digest of its data."""
+    """What run.json says: the id of a run, its overrides, those of its last resume, the digest of its data."""
     if not (run / RUN).exists():
         raise UserError(f"There is no run in {run}: it has no {RUN}.")
     return read_json(run / RUN, {"id": str, "data": str, "overrides": [str], "resumed_with": [str]})
