@@ -133,8 +133,9 @@ def build_with_unknown(
     loaded, divided, settings = _load_images(settings, IMAGE_SETTINGS | {"unknown": None}, seed, world_size)
     if settings["unknown"] not in IMAGE_SETS:
         raise UserError(f"dataset.unknown is {settings['unknown']!r}; it must be one of {', '.join(IMAGE_SETS)}.")
-    other = {"kind": settings["unknown"], "root": settings.get("root")}
-    others, divided_others, _ = _load_images(settings | other, IMAGE_SETTINGS | {"unknown": None}, seed, world_size)
+    other = {name: settings[name] for name in IMAGE_SETTINGS}  # without the path of images of your own
+    other |= {"kind": settings["unknown"], "root": settings.get("root")}
+    others, divided_others, _ = _load_images(other, IMAGE_SETTINGS, seed, world_size)
     place = {"seed": seed, "device": device, "rank": rank, "world_size": world_size}
     statistics = channel_statistics(divided.train_images)
     known, unknown = (_image_splits(each, settings, statistics, "", **place) for each in (divided, divided_others))

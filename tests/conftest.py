@@ -140,6 +140,14 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen) -> None
     raise AssertionError("nothing happened")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out the tests that need a C++ compiler where there is none."""
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        for item in items:
+            if item.get_closest_marker("compiler"):
+                item.add_marker(pytest.mark.skip(reason="needs a C++ compiler"))
+
+
 @pytest.fixture(scope="session")
 def make_launcher(tmp_path_factory):
     """Makes launchers; kills at the end what they started and left running."""

@@ -96,3 +96,7 @@ def test_works_from_any_folder(launcher, tmp_path):
         launcher.succeed(run, program="eval.py", cwd=there)
     launcher.succeed("-r", r"runs='../it\'s here/runs'", "steps=3", cwd=there)
     assert not list(there.iterdir())
+
+
+def test_help_lists_the_choices(launcher):
+    assert all(name in launcher.succeed("--help").stdout for name in ("layer_norm_lstm", "chunk_wise", "split_mnist"))

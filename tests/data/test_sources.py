@@ -11,7 +11,7 @@ import torchvision.datasets
 from torchvision.datasets import CIFAR10, MNIST
 
 from data import sources
-from data.sources import arrays, cifar10, mnist
+from data.sources import arrays, cifar10, fashion_mnist, mnist
 
 SAMPLE = Path(sources.__file__).parent / "cifar10_sample.npz"
 
@@ -52,16 +52,20 @@ def test_missing_set_without_a_network_says_what_to_do(tmp_path, refusal, source
     assert "file" in refusal(source, tmp_path / "file" / "below")
 
 
-def test_mnist_is_read_with_one_channel(tmp_path, monkeypatch):
-    raw = tmp_path / "MNIST" / "raw"
+@pytest.mark.parametrize(
+    ("source", "folder", "md5"),
+    [(mnist, "MNIST", sources.MNIST_RAW_MD5), (fashion_mnist, "FashionMNIST", sources.FASHION_MNIST_RAW_MD5)],
+)
+def test_mnist_and_fashion_mnist_are_read_with_one_channel(tmp_path, monkeypatch, source, folder, md5):
+    raw = tmp_path / folder / "raw"
     raw.mkdir(parents=True)
-    for name in sources.MNIST_RAW_MD5:
+    for name in md5:
         size = 3 if name.startswith("train") else 2
         header, body = (16, np.arange(size * 784) % 251) if "images" in name else (8, np.arange(size) + 5)
         content = bytes(header) + body.astype(np.uint8).tobytes()
         (raw / name).write_bytes(content)
-        monkeypatch.setitem(sources.MNIST_RAW_MD5, name, hashlib.md5(content).hexdigest())
-    loaded = mnist(tmp_path)
+        monkeypatch.setitem(md5, name, hashlib.md5(content).hexdigest())
+    loaded = source(tmp_path)
     assert loaded.train_images.shape == (3, 28, 28, 1) and loaded.test_images.shape == (2, 28, 28, 1)
     np.testing.assert_array_equal(loaded.train_images.ravel(), np.arange(3 * 784) % 251)
     assert loaded.train_labels.tolist() == [5, 6, 7] and loaded.test_labels.tolist() == [5, 6]

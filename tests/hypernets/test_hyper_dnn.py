@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.models import resnet18
 
 from hypernets import HyperDNN, StaticHypernetwork, UserError, tileable_kernels
@@ -217,6 +218,15 @@ def test_a_refusal_leaves_the_main_network_whole():
     mixed = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1).bfloat16())
     with pytest.raises(UserError, match=r"1.weight is torch.bfloat16 on cpu, and 0.weight torch.float32 on cpu"):
         HyperDNN(mixed, FromOneEmbedding)
+
+
+def test_checkpointed_calls_have_the_same_gradients():
+    network, images = make_network().eval(), torch.randn(2, 3, 32, 32)
+    parameters = list(network.parameters())
+    expected = torch.autograd.grad(network(images).square().mean(), parameters)
+    output = checkpoint(network, images, use_reentrant=False)
+    for one, other in zip(torch.autograd.grad(output.square().mean(), parameters), expected, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_pickled():

@@ -32,6 +32,7 @@ LAYERS = {
     "hyperrnn_row_scaled": partial(HyperRNN, hyper_size=6, embedding_size=3),
     "hyperrnn_full": partial(HyperRNN, hyper_size=6, embedding_size=3, form="full"),
 }
+ROOT = Path(__file__).resolve().parents[2]
 UNCOMPILED = "The time steps of recurrent layers run uncompiled"
 SHAPES = {"lstm": (1, 1), "hyperlstm": (13, 1), "layer_norm_hyperlstm": (9, 5)}  # T, B; others 7, 3
 
@@ -158,8 +159,24 @@ def check_bfloat16_products(kind, device, compiled):
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_bfloat16_products(compiled, no_compiler):
+@pytest.mark.parametrize("laid_out", [False, True])
+def test_bfloat16_products(compiled, laid_out, no_compiler, monkeypatch):
+    if laid_out:
+        lay_out_all(monkeypatch)
     check_bfloat16_products("layer_norm_hyperlstm", "cpu", compiled)
+
+
+def lay_out_all(monkeypatch):
+    """Let oneDNN multiply the smallest matrices, too."""
+    monkeypatch.setattr(recurrence, "FEWEST_MULTIPLICATIONS", 0)
+    monkeypatch.setattr(recurrence, "FEWEST_STEPS_LAID_OUT", 0)
+
+
+def test_float32_products(monkeypatch):
+    lay_out_all(monkeypatch)
+    reference, fast = make_pair("layer_norm_hyperlstm", torch.float32, num_layers=2)
+    input, state = torch.randn(9, 3, 5, requires_grad=True), random_state(reference, 3)
+    assert_agree(run(fast, input, state), run(reference, input, state), 2e-5)
 
 
 @pytest.mark.parametrize(
@@ -409,12 +426,12 @@ def test_a_new_user_meets_no_compiler_no_warning_and_no_file(tmp_path):
     program = """
 import sys, torch
 from hypernets import HyperLSTM
-layer = HyperLSTM(5, 400)
+layer = HyperLSTM(5, 500)
 layer(torch.randn(10, 2, 5))[0].sum().backward()
 assert "torch._inductor.compile_fx" not in sys.modules
 """
     command = [sys.executable, "-W", "error", "-B", "-c", program]
-    environment = os.environ | {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PYTHONPATH": str(Path.cwd())}
+    environment = os.environ | {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout == "", done.stderr
     assert not list(tmp_path.rglob("*"))

@@ -41,7 +41,9 @@ COMPILED = ["hyperlstm_ln", *(pytest.param(cell, marks=pytest.mark.slow) for cel
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_forward_final_state_and_all_gradients(cell):
+def test_forward_final_state_and_all_gradients(cell, monkeypatch):
+    for name in ("FEWEST_WEIGHTS", "FEWEST_MULTIPLICATIONS", "FEWEST_STEPS_LAID_OUT"):
+        monkeypatch.setattr(recurrence, name, 0)  # these cells are small, but go the way of large ones
     golden, arrays = read_golden(cell)
     check_against_golden(cell, golden, load_released_cell(arrays))
 
@@ -53,6 +55,7 @@ def test_the_same_one_step_after_another(cell, monkeypatch):
     check_against_golden(cell, golden, load_released_cell(arrays))
 
 
+@pytest.mark.compiler
 @pytest.mark.parametrize("cell", COMPILED)
 def test_the_same_compiled(cell):
     golden, arrays = read_golden(cell)

@@ -5,7 +5,7 @@ import torch
 
 from models.mlp import MLP
 from training.run import read_result
-from training.tasks.any_architecture import Slices
+from training.tasks.any_architecture import AnyArchitecture, Slices
 
 SMALL = [
     *("dataset=mnist_any_architecture", "dataset.kind=arrays", "dataset.validation_size=16", "dataset.batch_size=16"),
@@ -21,6 +21,16 @@ def test_held_out_sizes_are_measured(launcher, hypernet):
     test = read_result(launcher.only_run())["test"]
     assert {"error_1x4", "error_1x8", "error_2x8", "error_2x4", "error_3x6", "error_held_out"} <= set(test)
     assert test["error_held_out"] == pytest.approx((test["error_2x4"] + test["error_3x6"]) / 2)
+
+
+def test_held_out_sizes_are_never_trained():
+    sizes = {"trained": [(1, 4), (1, 8), (2, 8)], "held_out": [(2, 4)]}
+    task = AnyArchitecture(Slices(MLP(12, [8, 8], 4)), lambda size: MLP(12, [size[1]] * size[0], 4), sizes)
+    network, drawn = task._network, set()
+    task._network = lambda size: drawn.add(size) or network(size)
+    for _ in range(50):
+        task((torch.randn(2, 12), torch.tensor([0, 1])), None)
+    assert drawn == set(sizes["trained"])
 
 
 def test_slices_are_corners_of_the_largest():

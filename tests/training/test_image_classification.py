@@ -86,6 +86,7 @@ def test_resnet18_with_generated_kernels_trains(launcher, compiled):
     assert all(path.stat().st_size < 2_000_000 for path in (run / "pictures").iterdir())
 
 
+@pytest.mark.compiler
 def test_compiled_network_trains_as_it_does_uncompiled(launcher, tmp_path):
     arrays = {
         f"x_{split}": np.random.default_rng(0).integers(256, size=(20, 28, 28), dtype=np.uint8) for split in SPLITS

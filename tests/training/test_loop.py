@@ -469,9 +469,11 @@ def test_another_precision_is_said(run, capsys):
 
 def test_another_number_of_threads_is_said(run, capsys):
     torch.set_num_threads(2)
-    train(run)
+    try:
+        train(run)
+    finally:
+        torch.set_num_threads(1)
     assert "had 1 threads until now and has 2" in capsys.readouterr().err
-    torch.set_num_threads(1)
     train(run, budget={"steps": 13})
     assert "had 1 threads until now" not in capsys.readouterr().err
 

@@ -61,7 +61,7 @@ def test_one_process_a_run_directory(launcher, copied, assert_one_line):
 def test_job_that_is_preempted_goes_back_into_the_queue_and_goes_on(launcher):
     """By submitit's local executor, and the signal that submitit's Slurm jobs get before they must end."""
     job = launcher.start(
-        "-m", "hydra/launcher=submitit_local", *launcher.new(*ENDLESS, "steps=100", "checkpoint_every=100")
+        "-m", "hydra/launcher=submitit_local", *launcher.new(*ENDLESS, "steps=400", "checkpoint_every=400")
     )
     launcher.wait_for_rows(job, 3)
     run = launcher.only_run()
@@ -71,7 +71,7 @@ def test_job_that_is_preempted_goes_back_into_the_queue_and_goes_on(launcher):
     os.kill(worker, signal.SIGUSR2)
     done = launcher.finish(job)
     assert done.returncode == 0, done.stderr
-    assert launcher.only_run() == run and read_result(run)["steps"] == 100
+    assert launcher.only_run() == run and read_result(run)["steps"] == 400
     first, second = json.loads((run / "sessions.json").read_text())
-    assert 0 < first["last_step"] == second["first_step"] < 100
-    assert [row["step"] for row in read_rows(run)] == list(range(1, 101))
+    assert 0 < first["last_step"] == second["first_step"] < 400
+    assert [row["step"] for row in read_rows(run)] == list(range(1, 401))

@@ -9,7 +9,7 @@ from torch import nn
 
 from data.build import IMAGE_SETS, build_images
 from data.sources import ImageArrays
-from data.styles import slanted_mnist
+from data.styles import slanted_mnist, thick_mnist
 from models import denoiser
 from training.run import read_result
 from training.tasks.styled_diffusion import StyledDiffusion, signal_and_noise
@@ -43,6 +43,11 @@ def test_slanted_digits_lean_to_the_right(tmp_path):
     (image,) = slanted_mnist(tmp_path).test_images[:1, :, :, 0]
     columns = (image.astype(float) * np.arange(28)).sum(1) / image.astype(float).sum(1).clip(1)
     assert columns[6] > columns[14] + 2 > columns[22] + 4
+
+
+def test_thick_digits_are_two_pixels_wider(tmp_path):
+    (image,) = thick_mnist(tmp_path).test_images[:1, :, :, 0]
+    assert (image[10] > 0).sum() == 4 + 2 and (image[:25, 13] > 0).sum() == 20 + 2
 
 
 def test_the_classifier_of_samples_also_learns_within_autocast(monkeypatch):

@@ -12,6 +12,7 @@ import torch
 
 from data.build import build_translation
 from data.translation import BEGIN, END, IGNORED, PADDING, EvaluationPairs, Subwords, TrainingPairs, make_batch
+from data.translation_sources import wmt14
 from hypernets import UserError
 from models import encoder_decoder
 from training.run import read_result
@@ -357,3 +358,17 @@ def test_a_run_goes_on_bitwise(launcher, tmp_path, assert_same_run):
     assert len(sentences) == 2 and done.stdout.count("**") == 4
     own = launcher.succeed(str(run), "--text", *sentences, program="scripts/translate.py").stdout
     assert re.findall(r"\*\*.*\*\*", own) == re.findall(r"\*\*.*\*\*", done.stdout)
+
+
+def test_wmt14_leaves_out_pairs_with_an_empty_side(tmp_path):
+    folder = tmp_path / "translation"
+    lines = {"wmt14/train": (["a", "", "b"], ["A", "X", "B"]), "wmt14/newstest2013": (["c"], ["C"])}
+    lines |= {"newstest2014/newstest2014": (["d"], ["D"])}
+    for name, pair in lines.items():
+        for language, sentences in zip(("en", "fr"), pair, strict=True):
+            path = folder / f"{name}.{language}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(f"{sentence}\n" for sentence in sentences))
+    pairs = wmt14(tmp_path)
+    assert pairs.train == (["a", "b"], ["A", "B"])
+    assert (pairs.validation, pairs.test) == ((["c"], ["C"]), (["d"], ["D"]))

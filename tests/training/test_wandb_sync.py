@@ -209,6 +209,20 @@ def test_one_point_per_step_after_kills_and_syncs(server, tmp_path):
     assert json.loads(received["fields"]["config"])["last"]["value"] == 1210
 
 
+def test_a_run_of_train_py_arrives(server, tmp_path, launcher):
+    sizes = ["main_net.depth=10", f"dataset.path={launcher.images}", "dataset.batch_size=16", "device=cpu"]
+    length = ["steps=4", "log_every=1", "validate_every=2", "runs=runs", "run=one"]
+    done = run_program([sys.executable, str(ROOT / "train.py"), *sizes, *length], tmp_path)
+    assert done.returncode == 0, done.stderr
+    sync(server, tmp_path)
+    (received,) = server.runs.values()
+    run = tmp_path / "runs" / "one"
+    assert_rows(received, rows_of(run))
+    result = json.loads((run / "result.json").read_text())
+    assert received["summary"]["test_error"] == result["test_error"] and received["exit_codes"] == [0]
+    assert any(key.startswith("kernels/") for row in received["rows"] for key in row)
+
+
 def test_online_the_server_knows_the_last_step(server, tmp_path):
     run = tmp_path / "runs" / "one"
     assert "UserError: W&B has no credentials" in train(run, 0, 1, mode="online").stderr
