@@ -1,10 +1,13 @@
 """Every figure that the pages show comes from a record, except those in the text of results/comments/."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from hypernets import UserError
 from scripts.count_parameters import build_network, count
@@ -114,6 +117,13 @@ def test_pictures_are_drawn_when_asked_for(copy):
     assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
 
 
+def test_printed_commands_lead_to_the_settings_of_their_records():
+    for record in read_records(RESULTS / "runs"):
+        if "experiment" in record:  # the others are older than the present settings, and the pages print no command
+            settings = compose(shlex.split(record["command"])[2:])
+            assert what_counts(settings) == what_counts(record["settings"]), record["name"]
+
+
 def test_readme_shows_the_figures_of_the_first_runs():
     readme = (PROJECT / "README.md").read_text()
     for path in (RESULTS / "first_runs").glob("*.json"):
@@ -137,3 +147,14 @@ def test_weights_belong_to_a_record_and_can_be_used(path):
     (record,) = (each for each in records if what_counts(each["settings"]) == settings)
     assert (trained.step, count(load_network(Path(path.stem)))) == (record["best_step"], record["parameters"])
     assert sum(each.stat().st_size for each in WEIGHTS.iterdir()) < 8e6
+
+
+@pytest.mark.parametrize("path", sorted(WEIGHTS.glob("*wrn*.safetensors")), ids=lambda path: path.stem)
+def test_published_image_classifiers_know_the_bundled_images(path):
+    with np.load(PROJECT / "data" / "cifar10_sample.npz") as sample:
+        train, test, labels = (torch.from_numpy(sample[name]) for name in ("x_train", "x_test", "y_test"))
+    mean, std = train.double().mean((0, 1, 2)), train.double().flatten(0, 2).std(dim=0)
+    images = ((test - mean) / std).permute(0, 3, 1, 2).float()
+    with torch.no_grad():
+        error = (load_network(Path(path.stem))(images).argmax(dim=1) != labels).double().mean().item()
+    assert error < 0.15
