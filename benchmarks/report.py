@@ -29,7 +29,7 @@ BOUND = """The hyper cell has 128 units at every width, so the narrower the main
 HyperLSTM multiplies with 1.16 times as many weights as an LSTM of 1000 units, 1.34 times as many as one of 500 and 1.77
 times as many as one of 256. That is what its ratio could come down to. The rest is what a time step does besides
 products; uncompiled, that is one PyTorch operation after another, and the smaller the tensors, the more is overhead.
-Ratios of large layers differ between runs, mostly because of how the C library reuses memory; train.py keeps freed
+Ratios of large layers differ between runs, partly because of how the C library reuses memory; train.py keeps freed
 memory (training/memory.py), which these measurements do not.
 """
 

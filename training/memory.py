@@ -10,8 +10,8 @@ LARGEST = 2**31 - 1  # bytes; both are ints
 def keep_freed_memory() -> None:
     """Keep freed memory for the next step, where glibc would give blocks of many megabytes back to the system.
 
-    Each step allocates what the one before has freed, and new pages take time: about a sixth of the step of a HyperLSTM
-    of 1000 units on two cores. The process then holds the most memory that it has ever needed.
+    Each step allocates what the one before has freed, and getting new pages from the system takes time, most of all for
+    large recurrent layers. In return, the process holds on to the most memory that it has ever needed.
     """
     if sys.platform != "linux":
         return

@@ -34,7 +34,7 @@ Masks = tuple[Tensor | None, ...]
 class RecurrentLayer(nn.Module):
     """A stack of recurrent cells, called like `torch.nn.LSTM`; each cell reads the h of the one below.
 
-    There are no packed sequences, inputs without a batch, or two directions.
+    Packed sequences, inputs without a batch and two directions are not supported.
 
     Args:
         input_size: I; where the input is token ids, the size of the vocabulary.

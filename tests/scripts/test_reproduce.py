@@ -54,6 +54,10 @@ def test_what_has_finished_is_only_recorded(launcher, call_script, small, tmp_pa
     done = call_script(SCRIPT, ROW, *small, "--note", "alone")
     assert done.returncode == 0, done.stderr
     assert json.loads((records / f"{NAME}.json").read_text())["note"] == "alone"
+    other = [*small, "optimizer.momentum=0.5", f"runs={tmp_path / 'other'}"]
+    refused = call_script(SCRIPT, ROW, *other)
+    assert refused.returncode == 1 and f"{NAME}.json is a record of other settings" in refused.stderr
+    assert not (tmp_path / "other").exists()
     assert len(json.loads((launcher.runs / NAME / "sessions.json").read_text())) == 1
 
 
