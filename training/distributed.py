@@ -5,6 +5,7 @@ batch do not depend on how many processes there are.
 """
 
 import atexit
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,9 +92,14 @@ def start_processes(device: str) -> Processes:
         torch.cuda.set_device(chosen)
     if world_size > 1 and not torch.distributed.is_initialized():
         torch.distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-        # Its threads must end before the interpreter does, or now and then the process aborts at its end.
-        atexit.register(torch.distributed.destroy_process_group)
+        atexit.register(_leave_processes)
     return Processes(rank, world_size, chosen)
+
+
+def _leave_processes() -> None:
+    """End the threads of the process group before the interpreter ends; otherwise the process sometimes aborts."""
+    gc.collect()  # a network in a reference cycle would keep the group, and with it the threads, alive
+    torch.distributed.destroy_process_group()
 
 
 class _SumOverProcesses(torch.autograd.Function):
