@@ -10,6 +10,7 @@ None of this needs a compiler. After `compile()`, the rest of a step is a compil
 What a cell is, and the shape legend, are in layer.py.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
@@ -31,6 +32,8 @@ BLOCK_ROWS = 512
 FEWEST_WEIGHTS, FEWEST_WEIGHTS_BFLOAT16 = 2**20, 2**22
 # Laying a matrix out for oneDNN pays where a product has many multiplications, in a sequence of several steps.
 FEWEST_MULTIPLICATIONS, FEWEST_STEPS_LAID_OUT = 2**21, 8
+# The largest block, in bytes, that glibc takes as a measure of what to keep (see `keep_memory_of_steps`).
+LARGEST_KEPT = 2**25 - 2**12
 
 
 class Operands(NamedTuple):
@@ -96,6 +99,7 @@ def run_cell(
     Returns:
         h at every time step, [T, B, H], and the state after the last one.
     """
+    keep_memory_of_steps()
     _make_weights_anew(cell)
     operands = Operands(cell.input_weights(), cell.recurrent_weights(), cell.dropout_masks(input), state)
     if is_transformed() or _has_loose_tensors(cell):
@@ -118,6 +122,16 @@ def run_cell(
         return step_by_step(cell, input, operands)
     output, *final_state = Recurrence.apply(plan, differentiable, input, *tensors)
     return output, cell.state_type(*final_state)
+
+
+@functools.cache
+def keep_memory_of_steps() -> None:
+    """Let the C library keep the memory that one time step frees for the next, instead of returning it to the system.
+
+    glibc keeps blocks up to the size of the largest that was ever freed, within limits. So we free a large one, once;
+    as nothing is written to it, it costs nothing.
+    """
+    torch.empty(LARGEST_KEPT, dtype=torch.uint8)
 
 
 def _make_weights_anew(cell: nn.Module) -> None:

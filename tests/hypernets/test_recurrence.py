@@ -1,6 +1,7 @@
 """The order in which recurrent layers compute, compiled and not, against the steps one by one that define them."""
 
 import os
+import platform
 import subprocess
 import sys
 import warnings
@@ -435,6 +436,27 @@ assert "torch._inductor.compile_fx" not in sys.modules
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout == "", done.stderr
     assert not list(tmp_path.rglob("*"))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries decide otherwise")
+def test_memory_of_a_step_is_kept_for_the_next():
+    """Blocks come from the heap, where they are used again, and not each from the system."""
+    program = """
+import torch
+from hypernets import LSTM
+
+def comes_from_the_heap(megabytes):
+    block = torch.empty(megabytes * 2**20, dtype=torch.uint8).data_ptr()
+    heap, = (line.split()[0] for line in open("/proc/self/maps") if line.endswith("[heap]\\n"))
+    first, last = (int(end, 16) for end in heap.split("-"))
+    return first <= block < last
+
+assert not comes_from_the_heap(20)
+LSTM(2, 2)(torch.zeros(1, 1, 2))
+assert comes_from_the_heap(30)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_rewritten_functions():
