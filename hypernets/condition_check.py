@@ -42,12 +42,7 @@ def does_the_condition_matter(
     """
     if len(conditions) < 2:
         raise UserError(f"The number of conditions is {len(conditions)}; give at least two, which can be shuffled.")
-    # A fixed order in which nothing keeps its own condition: each takes that of the next in a random circle.
-    circle = torch.randperm(len(conditions), generator=torch.Generator().manual_seed(0)).to(conditions.device)
-    shuffled = torch.empty_like(conditions)
-    shuffled[circle] = conditions[circle.roll(1)]
-    mean = conditions.mean(dim=0, keepdim=True).expand_as(conditions)
-
+    others = shuffled(conditions), mean(conditions)
     average = squares = variation = torch.zeros((), dtype=torch.float64, device=conditions.device)
     for count, condition in enumerate(conditions, 1):  # one at a time, since a set of weights may be large
         weights = torch.cat([weight.flatten() for weight in network.weights(condition).values()]).double()
@@ -56,4 +51,17 @@ def does_the_condition_matter(
         variation = variation + (change * (weights - average)).sum()  # squares about the average so far
         squares = squares + weights.square().sum()
     spread = (variation / squares).sqrt()
-    return ConditionCheck(*(float(value) for value in (*map(evaluate, (conditions, shuffled, mean)), spread)))
+    return ConditionCheck(*(float(value) for value in (*map(evaluate, (conditions, *others)), spread)))
+
+
+def shuffled(conditions: Tensor) -> Tensor:
+    """Give each of K conditions [K, ...] the place of another; none keeps its own, and the order is always the same."""
+    circle = torch.randperm(len(conditions), generator=torch.Generator().manual_seed(0)).to(conditions.device)
+    places = torch.empty_like(circle)
+    places[circle] = circle.roll(1)  # each takes the condition of the next in a random circle
+    return conditions[places]
+
+
+def mean(conditions: Tensor) -> Tensor:
+    """Replace each of K conditions [K, ...] with the mean of all."""
+    return conditions.mean(dim=0, keepdim=True).expand_as(conditions)

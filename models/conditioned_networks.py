@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hypernets import does_the_condition_matter
+from hypernets.condition_check import mean, shuffled
 from models.hypernetworks import generate_weights
 
 
@@ -51,5 +52,4 @@ class ConcatenatedCode(nn.Module):
 
     def check(self, error: Callable[[Tensor], float], conditions: Tensor) -> dict[str, float]:
         """What becomes of an error if the conditions are shuffled, or all the mean."""
-        mean = conditions.mean(dim=0, keepdim=True).expand_as(conditions)
-        return {"shuffled_condition": error(conditions.roll(1, 0)), "mean_condition": error(mean)}
+        return {"shuffled_condition": error(shuffled(conditions)), "mean_condition": error(mean(conditions))}
