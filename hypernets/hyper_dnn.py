@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
@@ -331,6 +332,11 @@ class HyperDNN(nn.Module):
                     f"{what} has no batching rule in PyTorch, so it cannot have several sets of weights at once; call "
                     "the network with one condition at a time."
                 )
+            if module.training and _has_no_batching_rule_in_training(module):
+                raise UserError(
+                    f"{what} has no batching rule in PyTorch in training mode, so it cannot have several sets of "
+                    "weights at once; call eval() on it, or call the network with one condition at a time."
+                )
 
     def _largest_kernel(self) -> int:
         """Weights in the largest kernel of a convolution that is generated."""
@@ -339,6 +345,13 @@ class HyperDNN(nn.Module):
         }
         kernels = [self.shapes[name].numel() for name, aliases in self.names.items() if convolutions & set(aliases)]
         return max(kernels, default=0)
+
+
+def _has_no_batching_rule_in_training(module: nn.Module) -> bool:
+    """Whether `vmap` cannot run a module in training mode, because it draws in a way of its own or changes a buffer."""
+    keeps_statistics = isinstance(module, nn.modules.instancenorm._InstanceNorm) and module.track_running_stats
+    iterates = any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values())
+    return keeps_statistics or iterates or isinstance(module, nn.RReLU)
 
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

@@ -244,6 +244,9 @@ def test_a_copy_is_independent():
         (nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), r"1 \(BatchNorm2d\).*eval\(\)"),
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.LSTM(4, 4)), r"2 \(LSTM\).*one condition at a time"),
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.GRUCell(4, 4)), r"2 \(GRUCell\)"),
+        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.RReLU()), r"1 \(RReLU\).*in training mode.*eval\(\)"),
+        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.InstanceNorm2d(2, track_running_stats=True)), r"1 \(InstanceNorm2d\)"),
+        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.utils.spectral_norm(nn.Conv2d(2, 2, 3))), r"1 \(Conv2d\).*training mode"),
     ],
 )
 def test_modules_that_cannot_have_several_weights_are_refused(main_network, words):
