@@ -239,7 +239,11 @@ class HyperDNN(nn.Module):
     def _require_one(self, condition: Tensor | None) -> None:
         """Refuse a batch of conditions where the hypernetwork says how many dimensions one has."""
         dimensions = getattr(self.hypernetwork, "condition_dimensions", None)
-        if condition is not None and dimensions is not None and condition.dim() > dimensions:
+        if condition is None or dimensions is None:
+            return
+        if not isinstance(condition, Tensor):
+            raise UserError(f"The condition is of type {type(condition).__name__}; give a tensor.")
+        if condition.dim() > dimensions:
             raise UserError(
                 f"The condition has the shape {list(condition.shape)}, a batch where one is meant; use per_example or "
                 "ensemble for several conditions."
@@ -248,6 +252,8 @@ class HyperDNN(nn.Module):
     def _require_several(self, conditions: Tensor) -> None:
         """Refuse anything but a list of conditions, where the hypernetwork says how many dimensions one has."""
         dimensions = getattr(self.hypernetwork, "condition_dimensions", None)
+        if not isinstance(conditions, Tensor):
+            raise UserError(f"The conditions are of type {type(conditions).__name__}; give a tensor.")
         if dimensions is not None and conditions.dim() != 1 + dimensions:
             raise UserError(
                 f"The conditions have the shape {list(conditions.shape)}; per_example and ensemble take one after "
