@@ -1,7 +1,7 @@
 """Any network, with weights that a hypernetwork generates."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -18,6 +18,8 @@ from hypernets.transforms import is_transformed
 
 # Weights of a kernel. On a CPU, convolutions with a kernel for each example are faster in one batch only below this.
 SMALL_KERNEL = 300_000
+# Numbers that one network reads. On a CPU, networks with attention are faster in one batch only below this.
+FEW_NUMBERS = 2**13
 
 
 def every_parameter(name: str, parameter: Tensor) -> bool:
@@ -175,7 +177,8 @@ class HyperDNN(nn.Module):
             output = self.forward_with(weights, *(each.unsqueeze(0) for each in example), **keywords)
             return tree_map(lambda each: each.squeeze(0), output)
 
-        return self._several(call, conditions, inputs, megabytes, self._largest_kernel() > SMALL_KERNEL)
+        one_by_one = self._largest_kernel() > SMALL_KERNEL or self._attends_to_much(each[:1] for each in inputs)
+        return self._several(call, conditions, inputs, megabytes, one_by_one)
 
     def ensemble(
         self, inputs: Tensor | tuple[Tensor, ...], conditions: Tensor, megabytes: float = 1024, **keywords: Any
@@ -190,7 +193,8 @@ class HyperDNN(nn.Module):
         def call(weights: Mapping[str, Tensor]) -> Any:
             return self.forward_with(weights, *inputs, **keywords)
 
-        return self._several(call, conditions, (), megabytes, self._largest_kernel() > 0)
+        one_by_one = self._largest_kernel() > 0 or self._attends_to_much(inputs)
+        return self._several(call, conditions, (), megabytes, one_by_one)
 
     def export(self, condition: Tensor | None = None) -> nn.Module:
         """Return the main network as an ordinary module, with the weights for one condition as its parameters.
@@ -282,11 +286,11 @@ class HyperDNN(nn.Module):
         conditions: Tensor,
         inputs: tuple[Tensor, ...],
         megabytes: float,
-        large_kernels: bool,
+        one_by_one: bool,
     ) -> Any:
         """Stack call(weights, *inputs) for the weights of each condition, and the inputs that go with it.
 
-        The calls are batched by vmap, or made one by one where that is faster: with large kernels on a CPU.
+        The calls are batched by vmap, or on a CPU made one by one where that is faster.
         """
         require_number("megabytes", megabytes, above=0)
         self._refuse_modules()
@@ -300,7 +304,7 @@ class HyperDNN(nn.Module):
                 f"The weights for one condition take {needed:,.1f} MB, more than megabytes={megabytes:g}; raise it, or "
                 "generate fewer weights."
             )
-        one_by_one = large_kernels and conditions.device.type == "cpu"
+        one_by_one = one_by_one and conditions.device.type == "cpu"
 
         def run(conditions: Tensor, *inputs: Tensor) -> Any:
             weights = self.weights(conditions)
@@ -343,6 +347,11 @@ class HyperDNN(nn.Module):
                     f"{what} has no batching rule in PyTorch in training mode, so it cannot have several sets of "
                     "weights at once; call eval() on it, or call the network with one condition at a time."
                 )
+
+    def _attends_to_much(self, inputs: Iterable[Tensor]) -> bool:
+        """Whether the main network has PyTorch's attention, and its inputs are many numbers."""
+        attends = any(isinstance(module, nn.MultiheadAttention) for module in self.main_network.modules())
+        return attends and sum(each.numel() for each in inputs) >= FEW_NUMBERS
 
     def _largest_kernel(self) -> int:
         """Weights in the largest kernel of a convolution that is generated."""

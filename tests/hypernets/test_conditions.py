@@ -129,6 +129,17 @@ def test_large_kernels_one_by_one(monkeypatch):
     assert_close(network.per_example(inputs, conditions), expected)
 
 
+@pytest.mark.parametrize("call", ["per_example", "ensemble"])
+def test_attention_to_many_numbers_one_by_one(call, monkeypatch):
+    network, inputs, conditions = make("encoder")
+    call = getattr(network, call)
+    expected = call(inputs, conditions)
+    monkeypatch.setattr("hypernets.hyper_dnn.FEW_NUMBERS", 0)
+    with monkeypatch.context() as patched:
+        patched.setattr("hypernets.hyper_dnn.vmap", None)
+        assert_close(call(inputs, conditions), expected)
+
+
 @every_main_network
 def test_export_equals_to_the_last_bit(name):
     network, inputs, conditions = make(name)
