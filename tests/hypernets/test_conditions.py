@@ -135,9 +135,8 @@ def test_attention_to_many_numbers_one_by_one(call, monkeypatch):
     call = getattr(network, call)
     expected = call(inputs, conditions)
     monkeypatch.setattr("hypernets.hyper_dnn.FEW_NUMBERS", 0)
-    with monkeypatch.context() as patched:
-        patched.setattr("hypernets.hyper_dnn.vmap", None)
-        assert_close(call(inputs, conditions), expected)
+    monkeypatch.setattr("hypernets.hyper_dnn.vmap", None)
+    assert_close(call(inputs, conditions), expected)
 
 
 @every_main_network
