@@ -24,7 +24,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "linear": nn.Identity,
     "swish": nn.Hardswish,
 }
-DROPOUT = 0.3  # as in the web UI
+OLD_DROPOUT = 0.3  # of files that only say where there is dropout
 WHICH = ("key", "value")
 OLD_NAMES = {f"linear{old}.{kind}": f"linear.{old - 1}.{kind}" for old in (1, 2) for kind in ("weight", "bias")}
 
@@ -53,7 +53,7 @@ def context_widths(module: nn.Module) -> tuple[int, int]:
     return module.to_k.in_features, module.to_v.in_features
 
 
-def require_structure(layer_structure: Any, activation: str) -> None:
+def require_structure(layer_structure: Any, activation: str, dropout: Any) -> None:
     """Raise UserError unless a `ContextNetwork` can be built like this."""
     if activation not in ACTIVATIONS:
         raise UserError(f"activation is {activation!r}; it must be one of {', '.join(ACTIVATIONS)}.")
@@ -62,6 +62,16 @@ def require_structure(layer_structure: Any, activation: str) -> None:
         raise UserError(
             f"layer_structure is {layer_structure!r}; it must be positive multiples of the context width that "
             "begin and end with 1, such as (1, 2, 1)."
+        )
+    if not isinstance(dropout, (list, tuple)) or (dropout and len(dropout) != len(layer_structure)):
+        raise UserError(
+            f"dropout is {dropout!r}; it must have a probability for each of the {len(layer_structure)} sizes in "
+            "layer_structure, or be empty."
+        )
+    if dropout and (dropout[0], dropout[-1]) != (0, 0) or not all(0 <= p < 1 for p in dropout):
+        raise UserError(
+            f"dropout is {dropout!r}; it must be probabilities from 0 to below 1 that begin and end with 0, since only "
+            "hidden layers have dropout."
         )
 
 
@@ -74,24 +84,22 @@ class ContextNetwork(nn.Module):
         layer_structure: Sequence[float],
         activation: str,
         layer_norm: bool,
-        dropout: bool,
+        dropout: Sequence[float],
         activate_output: bool,
-        last_layer_dropout: bool,
     ) -> None:
         super().__init__()
         sizes = [max(1, int(width * multiple)) for multiple in layer_structure]
         layers: list[nn.Module] = []
-        for index, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
-            after = len(sizes) - 2 - index  # how many linear layers follow
+        for index, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False), start=1):
             last = nn.Linear(inputs, outputs)
             layers.append(last)
-            if activation != "linear" and (after or activate_output):
+            if activation != "linear" and (index < len(sizes) - 1 or activate_output):
                 layers.append(ACTIVATIONS[activation]())
             if layer_norm:
                 last = nn.LayerNorm(outputs)
                 layers.append(last)
-            if dropout and after > (0 if last_layer_dropout else 1):
-                layers.append(nn.Dropout(DROPOUT))
+            if dropout and dropout[index]:
+                layers.append(nn.Dropout(dropout[index]))
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.linear = nn.Sequential(*layers)  # the attribute's name is in the files
@@ -135,12 +143,12 @@ class KeyValueNetworks(nn.Module):
         layer_structure: the sizes of the MLPs in multiples of C; the first and the last must be 1.
         activation: between the layers: "linear" for none, or "relu", "leakyrelu", "swish", "mish", ...
         layer_norm: after each layer.
-        dropout: with probability 0.3 after the hidden layers.
+        dropout: probability after each size of `layer_structure`, such as (0, 0.3, 0); empty for none.
         activate_output: the activation follows the last layer, too.
-        last_layer_dropout: dropout also comes right before the last layer; without it, there is none in (1, 2, 1).
 
     Raises:
-        UserError: no attention is chosen, or an unknown activation or impossible layer structure is given.
+        UserError: no attention is chosen, or an unknown activation, impossible layer structure or impossible dropout is
+            given.
     """
 
     def __init__(
@@ -151,12 +159,11 @@ class KeyValueNetworks(nn.Module):
         layer_structure: Sequence[float] = (1, 2, 1),
         activation: str = "linear",
         layer_norm: bool = False,
-        dropout: bool = False,
+        dropout: Sequence[float] = (),
         activate_output: bool = False,
-        last_layer_dropout: bool = True,
     ) -> None:
         super().__init__()
-        require_structure(layer_structure, activation)
+        require_structure(layer_structure, activation, dropout)
         found = {name: module for name, module in frozen_model.named_modules() if is_attention(module)}
         chosen: dict[str, int] = {}
         for name, module in found.items():
@@ -177,9 +184,10 @@ class KeyValueNetworks(nn.Module):
             "layer_structure": list(layer_structure),
             "activation_func": activation,
             "is_layer_norm": layer_norm,
-            "use_dropout": dropout,
+            "use_dropout": any(dropout),
+            "dropout_structure": list(dropout) or [0] * len(layer_structure),
+            "last_layer_dropout": any(dropout[-2:]),
             "activate_output": activate_output,
-            "last_layer_dropout": last_layer_dropout,
         }
         self.frozen_model = frozen_model.requires_grad_(False).eval()
         like = next(frozen_model.parameters())
@@ -190,7 +198,6 @@ class KeyValueNetworks(nn.Module):
             layer_norm=layer_norm,
             dropout=dropout,
             activate_output=activate_output,
-            last_layer_dropout=last_layer_dropout,
         )
         widths = sorted(set(chosen.values()))
         pairs = {f"{width}": nn.ModuleDict({which: network(width) for which in WHICH}) for width in widths}
@@ -267,15 +274,19 @@ class KeyValueNetworks(nn.Module):
                 f"The file has networks for contexts of {', '.join(map(str, pairs)) or 'no'} features, but the model's "
                 f"attention reads {', '.join(map(str, sorted(present))) or 'none'}; use the model that it was made for."
             )
+        layer_structure = state.get("layer_structure") or (1, 2, 1)
+        dropout = state.get("dropout_structure") or ()
+        if state.get("use_dropout") and not dropout:  # before the last layer only if the file says so
+            before_last = OLD_DROPOUT if state.get("last_layer_dropout") else 0
+            dropout = (0, *[OLD_DROPOUT] * (len(layer_structure) - 3), before_last, 0)
         structure = {
-            "layer_structure": state.get("layer_structure") or (1, 2, 1),
+            "layer_structure": layer_structure,
             "activation": state.get("activation_func") or "linear",
             "layer_norm": state.get("is_layer_norm") or False,
-            "dropout": state.get("use_dropout") or False,
+            "dropout": dropout,
             "activate_output": state.get("activate_output", True),
-            "last_layer_dropout": state.get("last_layer_dropout", False),
         }
-        require_structure(structure["layer_structure"], structure["activation"])
+        require_structure(layer_structure, structure["activation"], dropout)
         networks = nn.ModuleDict()
         for width in sorted(pairs.keys() & present):
             pair = pairs[width]

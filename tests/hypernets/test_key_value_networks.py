@@ -95,13 +95,24 @@ def test_keys_and_values_come_from_contexts_of_their_own():
 
 @pytest.mark.parametrize("make", [decoder, unet])
 def test_file_of_the_web_ui_goes_out_and_comes_back(make, tmp_path):
-    options = {"layer_structure": (1, 2, 0.5, 1), "activation": "swish", "layer_norm": True, "dropout": True}
+    options = {
+        "layer_structure": (1, 2, 0.5, 1),
+        "activation": "swish",
+        "layer_norm": True,
+        "dropout": (0, 0.2, 0.1, 0),
+    }
     styled = changed(KeyValueNetworks(make(), **options)).eval()
     torch.save(styled.web_ui_state("slanted", step=7), tmp_path / "slanted.pt")
     state = torch.load(tmp_path / "slanted.pt", weights_only=True)
     assert [key for key in state if isinstance(key, int)] == [WIDTH]
     assert (state["name"], state["step"], state["activation_func"]) == ("slanted", 7, "swish")
+    assert (state["use_dropout"], state["dropout_structure"], state["last_layer_dropout"]) == (
+        True,
+        [0, 0.2, 0.1, 0],
+        True,
+    )
     assert list(state[WIDTH][0])[:4] == [f"linear.{place}" for place in ("0.weight", "0.bias", "2.weight", "2.bias")]
+    assert state[WIDTH][0]["linear.8.weight"].shape == (WIDTH, WIDTH // 2)  # its place counts the dropouts before it
     # A width that is not in the model is left out; the decoder's self-attention has the width of its context, and the
     # web UI changes it, too.
     again = KeyValueNetworks.from_web_ui(make(), state | {999: state[WIDTH]}).eval()
@@ -127,12 +138,38 @@ def test_first_files_of_the_web_ui_are_read():
 
 
 @pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({}, []),
+        ({"use_dropout": True}, [0.3]),
+        ({"use_dropout": True, "last_layer_dropout": True}, [0.3, 0.3]),
+        ({"use_dropout": True, "dropout_structure": [0, 0.1, 0.4, 0]}, [0.1, 0.4]),
+        ({"use_dropout": False, "dropout_structure": [0, 0, 0, 0]}, []),
+    ],
+)
+def test_dropout_is_where_the_file_says(said, expected):
+    sizes = [WIDTH, 2 * WIDTH, WIDTH, WIDTH]
+    layers = {"layer_structure": [1, 2, 1, 1], "activate_output": False}
+    state, place = {}, 0
+    for index, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        state |= {f"linear.{place}.weight": torch.randn(outputs, inputs), f"linear.{place}.bias": torch.randn(outputs)}
+        place += 2 if index < len(expected) else 1
+    styled = KeyValueNetworks.from_web_ui(unet(), {WIDTH: (state, state)} | layers | said)
+    found = [module.p for module in styled.networks[f"{WIDTH}"]["key"].modules() if isinstance(module, nn.Dropout)]
+    assert found == expected
+
+
+@pytest.mark.parametrize(
     ("build", "words"),
     [
         (lambda: KeyValueNetworks(nn.Linear(2, 2)), "No attention of the model was chosen"),
         (lambda: KeyValueNetworks(decoder(), activation="square"), "activation is 'square'"),
         (lambda: KeyValueNetworks(decoder(), layer_structure=(1, 2)), "begin and end with 1"),
         (lambda: KeyValueNetworks(decoder(), layer_structure=()), "begin and end with 1"),
+        (lambda: KeyValueNetworks(decoder(), dropout=True), "dropout is True; .* each of the 3 sizes"),
+        (lambda: KeyValueNetworks(decoder(), dropout=(0, 0.3)), "each of the 3 sizes"),
+        (lambda: KeyValueNetworks(decoder(), dropout=(0, 1.5, 0)), "from 0 to below 1"),
+        (lambda: KeyValueNetworks(decoder(), dropout=(0, 0.3, 0.3)), "begin and end with 0"),
         (lambda: KeyValueNetworks.from_web_ui(decoder(), {8: 1}), "no pair of networks for 8 features"),
         (lambda: KeyValueNetworks.from_web_ui(decoder(), {768: ()}), "contexts of 768 features, but .* reads 8"),
     ],
