@@ -6,20 +6,25 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
 from hypernets.errors import UserError, require_number
+from hypernets.key_value_networks import is_attention
 from hypernets.transforms import is_transformed
 
 # Weights of a kernel. On a CPU, convolutions with a kernel for each example are faster in one batch only below this.
 SMALL_KERNEL = 300_000
-# Numbers that one network reads. On a CPU, networks with attention are faster in one batch only below this.
-FEW_NUMBERS = 2**13
+# Numbers that one network reads. On a CPU, networks with PyTorch's attention are faster in one batch only below the
+# first. Those with the attention of diffusers, to every pixel of a latent image, are only below the second.
+FEW_NUMBERS = 2**15
+FEW_PIXELS = 2**12
 
 
 def every_parameter(name: str, parameter: Tensor) -> bool:
@@ -349,9 +354,12 @@ class HyperDNN(nn.Module):
                 )
 
     def _attends_to_much(self, inputs: Iterable[Tensor]) -> bool:
-        """Whether the main network has PyTorch's attention, and its inputs are many numbers."""
-        attends = any(isinstance(module, nn.MultiheadAttention) for module in self.main_network.modules())
-        return attends and sum(each.numel() for each in inputs) >= FEW_NUMBERS
+        """Whether the main network has attention, and its inputs are many numbers."""
+        attentions = [module for module in self.main_network.modules() if is_attention(module)]
+        if not attentions:
+            return False
+        of_pytorch = all(isinstance(module, nn.MultiheadAttention) for module in attentions)
+        return sum(each.numel() for each in inputs) >= (FEW_NUMBERS if of_pytorch else FEW_PIXELS)
 
     def _largest_kernel(self) -> int:
         """Weights in the largest kernel of a convolution that is generated."""
@@ -407,13 +415,25 @@ def _set_parameter(network: nn.Module, name: str, parameter: nn.Parameter | None
     setattr(network.get_submodule(module), attribute, parameter)
 
 
+class _ContiguousInputs(TorchFunctionMode):
+    """Give linear layers contiguous inputs, as vmap repeats their weights for every row of any others."""
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple = (), keywords: Mapping[str, Any] | None = None
+    ) -> Any:
+        count = {F.linear: 1, F.multi_head_attention_forward: 3}.get(function, 0)
+        # One copy of a tensor that is given several times: attention tells by that whether it is self-attention.
+        copies = {id(each): each.contiguous() for each in args[:count]}
+        return function(*(copies[id(each)] for each in args[:count]), *args[count:], **(keywords or {}))
+
+
 @contextmanager
 def _attention_with_batching_rules(device: str) -> Iterator[None]:
-    """Let attention run in operations that vmap can batch; those it falls back to otherwise are slow on a CPU."""
+    """Let attention run in operations that vmap can batch well; the others are slow on a CPU."""
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext():
+        with sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext(), _ContiguousInputs():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)

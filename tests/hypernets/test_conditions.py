@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models import mobilenet_v3_small, resnet18
 
 from hypernets import (
@@ -130,13 +131,38 @@ def test_large_kernels_one_by_one(monkeypatch):
 
 
 @pytest.mark.parametrize("call", ["per_example", "ensemble"])
-def test_attention_to_many_numbers_one_by_one(call, monkeypatch):
-    network, inputs, conditions = make("encoder")
+@pytest.mark.parametrize(("name", "limit"), [("encoder", "FEW_NUMBERS"), ("unet", "FEW_PIXELS")])
+def test_attention_to_many_numbers_one_by_one(name, limit, call, monkeypatch):
+    network, inputs, conditions = make(name)
     call = getattr(network, call)
     expected = call(inputs, conditions)
-    monkeypatch.setattr("hypernets.hyper_dnn.FEW_NUMBERS", 0)
+    monkeypatch.setattr(f"hypernets.hyper_dnn.{limit}", 0)
     monkeypatch.setattr("hypernets.hyper_dnn.vmap", None)
     assert_close(call(inputs, conditions), expected)
+
+
+class LargestResult(TorchDispatchMode):
+    """How many numbers the largest result of an operation holds."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.numbers = max(self.numbers, result.untyped_storage().nbytes() // result.element_size())
+        return result
+
+
+@pytest.mark.parametrize("call", ["per_example", "ensemble"])
+def test_attention_does_not_repeat_the_weights(call):
+    """vmap would, for each token, in a linear layer whose input is not contiguous."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(64, nhead=2, dim_feedforward=64, dropout=0.0, batch_first=True)
+    network = HyperDNN(layer, CHUNKS)
+    generated = sum(shape.numel() for shape in network.shapes.values())
+    with torch.no_grad(), LargestResult() as largest:
+        getattr(network, call)(torch.randn(3, 16, 64), torch.randn(3, 4))
+    assert 3 * generated <= largest.numbers < 2 * 3 * generated
 
 
 @every_main_network
