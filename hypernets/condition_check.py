@@ -42,7 +42,14 @@ def does_the_condition_matter(
     """
     if len(conditions) < 2:
         raise UserError(f"The number of conditions is {len(conditions)}; give at least two, which can be shuffled.")
-    others = shuffled(conditions), mean(conditions)
+    spread = weight_spread(network, conditions)
+    right, others, average = map(evaluate, (conditions, shuffled(conditions), mean(conditions)))
+    return ConditionCheck(float(right), float(others), float(average), spread)
+
+
+@torch.no_grad()
+def weight_spread(network: HyperDNN, conditions: Tensor) -> float:
+    """How much the generated weights follow the conditions [K, ...]: the `spread` of a `ConditionCheck`."""
     average = squares = variation = torch.zeros((), dtype=torch.float64, device=conditions.device)
     for count, condition in enumerate(conditions, 1):  # one at a time, since a set of weights may be large
         weights = torch.cat([weight.flatten() for weight in network.weights(condition).values()]).double()
@@ -50,8 +57,7 @@ def does_the_condition_matter(
         average = average + change / count
         variation = variation + (change * (weights - average)).sum()  # squares about the average so far
         squares = squares + weights.square().sum()
-    spread = (variation / squares).sqrt()
-    return ConditionCheck(*(float(value) for value in (*map(evaluate, (conditions, *others)), spread)))
+    return (variation / squares).sqrt().item()
 
 
 def shuffled(conditions: Tensor) -> Tensor:

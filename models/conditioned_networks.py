@@ -31,10 +31,11 @@ class GeneratedNetworks(nn.Module):
         call = self.network.ensemble if points.dim() == 2 else self.network.per_example
         return call(points, conditions)
 
-    def check(self, error: Callable[[Tensor], float], conditions: Tensor) -> dict[str, float]:
-        """What becomes of an error if the conditions are shuffled, or all the mean; and the spread of the weights."""
-        found = does_the_condition_matter(self.network, error, conditions)
-        return {"shuffled_condition": found.shuffled, "mean_condition": found.mean, "weight_spread": found.spread}
+    def check(self, mse: Callable[[Tensor], float], conditions: Tensor) -> dict[str, float]:
+        """What becomes of a squared error for shuffled conditions and for their mean; the spread of the weights."""
+        found = does_the_condition_matter(self.network, mse, conditions)
+        errors = {"mse_shuffled_condition": found.shuffled, "mse_mean_condition": found.mean}
+        return {**errors, "weight_spread": found.spread}
 
 
 class ConcatenatedCode(nn.Module):
@@ -50,6 +51,6 @@ class ConcatenatedCode(nn.Module):
         codes = conditions.unsqueeze(1).expand(-1, points.shape[1], -1)
         return self.network(torch.cat([points, codes], dim=2))
 
-    def check(self, error: Callable[[Tensor], float], conditions: Tensor) -> dict[str, float]:
-        """What becomes of an error if the conditions are shuffled, or all the mean."""
-        return {"shuffled_condition": error(shuffled(conditions)), "mean_condition": error(mean(conditions))}
+    def check(self, mse: Callable[[Tensor], float], conditions: Tensor) -> dict[str, float]:
+        """What becomes of a squared error for shuffled conditions and for their mean."""
+        return {"mse_shuffled_condition": mse(shuffled(conditions)), "mse_mean_condition": mse(mean(conditions))}

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hypernets import HyperDNN
+from hypernets.condition_check import weight_spread
 from hypernets.errors import call_with_settings, require_whole, without
 from models.hypernetworks import condition_size_of, generate_weights
 
@@ -60,8 +61,17 @@ class NoiseConditioned(nn.Module):
 
     def sampled(self, x: Tensor, samples: int) -> Tensor:
         """Outputs [S, B, K] for evaluation, of the same noise in every call."""
-        noise = torch.randn(samples, self.noise_size, generator=torch.Generator().manual_seed(0))
-        return self._outputs(x, self.network.weights(noise.to(x.device)))
+        return self._outputs(x, self.network.weights(self._noise(samples).to(x.device)))
+
+    def weight_spread(self) -> float:
+        """How much the weights differ between samples (see `does_the_condition_matter`).
+
+        No noise is the right one for an example, so there is none to be shuffled.
+        """
+        return weight_spread(self.network, self._noise(100).to(next(self.parameters()).device))
+
+    def _noise(self, samples: int) -> Tensor:
+        return torch.randn(samples, self.noise_size, generator=torch.Generator().manual_seed(0))
 
     def of_mean_noise(self, x: Tensor) -> Tensor:
         """Outputs [1, B, K] of the network for noise 0: what the noise adds shows beside it."""

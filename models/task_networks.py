@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hypernets import HyperDNN, OutputRegulariser
+from hypernets.condition_check import weight_spread
 from hypernets.errors import call_with_settings, require_number, without
 from models.hypernetworks import condition_size_of, generate_weights
 
@@ -47,6 +48,10 @@ class TaskConditioned(nn.Module):
             partial(self.network.forward_with, {name: weight[index] for name, weight in weights.items()})
             for index in range(len(embeddings) + 1)
         ]
+
+    def weight_spread(self) -> float:
+        """How much the weights differ between the tasks (see `does_the_condition_matter`)."""
+        return weight_spread(self.network, torch.stack(list(self.embeddings)))
 
 
 class Separate(nn.Module):

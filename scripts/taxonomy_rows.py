@@ -20,11 +20,13 @@ class Section(NamedTuple):
     picture: str | None = None  # of results/, shown below the table where there is one
 
 
+SPREAD = Column("weight_spread", "spread of the weights")
 CONTINUAL = (
     Column("error", "error, task known"),
     Column("error_task_inferred", "task inferred"),
     Column("error_shuffled_condition", "shuffled condition"),
     Column("error_mean_condition", "mean condition"),
+    SPREAD,
 )
 OF_CONTINUAL = {
     "task_conditioned": "task-conditioned, output regulariser",
@@ -36,7 +38,7 @@ DRAWN = (
     Column("mse", "error", 4),
     Column("mse_shuffled_condition", "shuffled condition", 3),
     Column("mse_mean_condition", "mean condition", 3),
-    Column("mse_weight_spread", "spread of the weights"),
+    SPREAD,
 )
 ERROR = (Column("error", "error"),)
 SECTIONS = [
@@ -56,6 +58,7 @@ SECTIONS = [
             *(Column(f"mse_task_{task}", f"polynomial {task}", 5) for task in (1, 2, 3)),
             Column("mse_shuffled_condition", "shuffled condition"),
             Column("mse_mean_condition", "mean condition"),
+            SPREAD,
         ),
     ),
     Section(
@@ -100,6 +103,7 @@ SECTIONS = [
             Column("coverage", "within two deviations, %", 1),
             Column("spread_inside", "spread inside"),
             Column("spread_outside", "spread outside"),
+            SPREAD,
         ),
         "taxonomy_spread.png",
     ),
@@ -116,6 +120,7 @@ SECTIONS = [
             Column("error_mean_condition", "noise 0"),
             Column("calibration_error", "calibration error"),
             Column("auroc", "AUROC of the entropy", 1),
+            SPREAD,
         ),
     ),
     Section(

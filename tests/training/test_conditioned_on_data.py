@@ -52,7 +52,7 @@ def result_of(launcher, *arguments):
 def test_drawings_depend_on_their_image(launcher, digits, hypernet, shown):
     test = result_of(launcher, *DRAWING, digits, *hypernet, f"dataset.shown_pixels={shown}")
     assert test["mse"] < test["mse_shuffled_condition"] and test["mse"] < 1
-    assert ("mse_weight_spread" in test) == (hypernet[0] != "hypernet=none")
+    assert ("weight_spread" in test) == (hypernet[0] != "hypernet=none")
     (picture,) = (launcher.only_run() / "pictures").iterdir()
     assert picture.name == "drawings.png"
 
@@ -70,7 +70,7 @@ def test_drawings_depend_on_their_image(launcher, digits, hypernet, shown):
 )
 def test_functions_depend_on_their_points(launcher, hypernet):
     test = result_of(launcher, *SINUSOIDS, *hypernet)
-    assert test["mse_weight_spread"] > 0.001 and test["mse_nearest_trained"] > 0
+    assert test["weight_spread"] > 0.001 and test["mse_nearest_trained"] > 0
     assert test["mse"] != test["mse_shuffled_condition"] != test["mse_mean_condition"]
 
 

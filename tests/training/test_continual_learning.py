@@ -40,6 +40,7 @@ def test_a_run_killed_in_the_middle_of_a_task_goes_on_exactly(launcher, kill_bef
     assert_same_run(launcher.runs / "whole", launcher.runs / "killed")
     test, metric = read_result(launcher.runs / "whole")["test"], "error" if data == "images" else "mse"
     assert {metric, *(f"{metric}_{kind}" for kind in ("shuffled_condition", "mean_condition", "task_2"))} <= {*test}
+    assert test["weight_spread"] > 0
     assert ("error_task_inferred" in test) == (data == "images")
 
 

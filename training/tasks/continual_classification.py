@@ -48,6 +48,7 @@ class ContinualClassification(nn.Module):
         error_task_inferred       by the network whose prediction has the least entropy, and that must be of its task
         error_shuffled_condition  by the network of the next task, that of the first in place of the last
         error_mean_condition      by the network that is generated from the mean of the embeddings
+        weight_spread             of the generated weights over the tasks
         error_task_1 ...          the error of each task
         """
         was_training = self.training
@@ -75,9 +76,12 @@ class ContinualClassification(nn.Module):
         values |= {f"error_task_{task + 1}": error for task, error in enumerate(means[:, 1].tolist())}
         if len(networks) == 1:
             del values["error_task_inferred"], values["error_shuffled_condition"]
-        if len(networks) != self.tasks + 1:
+        values = {name: value if name == "loss" else 100 * value for name, value in values.items()}
+        if isinstance(self.network, TaskConditioned):
+            values["weight_spread"] = self.network.weight_spread()
+        else:
             del values["error_mean_condition"]
-        return {name: value if name == "loss" else 100 * value for name, value in values.items()}
+        return values
 
     def pictures(self) -> dict[str, np.ndarray]:
         """No pictures."""

@@ -47,6 +47,7 @@ class ContinualRegression(nn.Module):
         mse                     each point by the network of its task; "loss" is the same
         mse_shuffled_condition  by the network of the next task, that of the first in place of the last
         mse_mean_condition      by the network that is generated from the mean of the embeddings
+        weight_spread           of the generated weights over the tasks
         mse_task_1 ...          the error of each task
         """
         was_training = self.training
@@ -61,8 +62,9 @@ class ContinualRegression(nn.Module):
         if len(networks) > 1:
             next_one = [of_task[(task + 1) % TASKS] for task, of_task in enumerate(errors)]
             values["mse_shuffled_condition"] = float(np.mean(next_one))
-        if len(networks) > TASKS:
+        if isinstance(self.network, TaskConditioned):
             values["mse_mean_condition"] = float(np.mean([of_task[-1] for of_task in errors]))
+            values["weight_spread"] = self.network.weight_spread()
         return values | {f"mse_task_{task + 1}": error for task, error in enumerate(known)}
 
     def pictures(self) -> dict[str, np.ndarray]:

@@ -70,7 +70,7 @@ class FewShotRegression(nn.Module):
         finally:
             self.train(was_training)
         means = {key: float(np.mean(each)) for key, each in values.items()}
-        return {"loss": means["mse"]} | means | {f"mse_{key}": value for key, value in checks.items()}
+        return {"loss": means["mse"]} | means | checks
 
     def pictures(self) -> dict[str, np.ndarray]:
         """No pictures."""

@@ -93,7 +93,7 @@ class ImageDrawing(nn.Module):
             self.train(was_training)
         total_of_squares, count = total(squares).tolist()
         mse = total_of_squares / count
-        return {"loss": mse, "mse": mse} | {f"mse_{key}": value for key, value in checks.items()}
+        return {"loss": mse, "mse": mse} | checks
 
     def pictures(self) -> dict[str, np.ndarray]:
         """Some images of the last evaluation, and below them what was drawn."""

@@ -54,6 +54,7 @@ class UncertainClassification(nn.Module):
         calibration_error       percent: |confidence - accuracy| over fifteen equal bins of confidence (Guo et al. 2017)
         auroc                   percent: how often an unknown image has a larger predictive entropy than a known one
         error_mean_condition    error of the network for noise 0
+        weight_spread           of the weights over the noise
         """
         was_training = self.training
         self.eval()
@@ -83,6 +84,7 @@ class UncertainClassification(nn.Module):
         }
         if isinstance(self.network, NoiseConditioned):
             values["error_mean_condition"] = 100 * wrong_at_zero / len(hit)
+            values["weight_spread"] = self.network.weight_spread()
         return values
 
     def pictures(self) -> dict[str, np.ndarray]:

@@ -57,6 +57,7 @@ class UncertainRegression(nn.Module):
         spread_inside        standard deviation of f_s, mean over |x| <= 4, where the data is
         spread_outside       the same over 4 < |x| <= 6
         nll_mean_condition   nll of the network for noise 0
+        weight_spread        of the weights over the noise
         """
         was_training = self.training
         self.eval()
@@ -74,6 +75,7 @@ class UncertainRegression(nn.Module):
             if isinstance(self.network, NoiseConditioned):
                 at_zero = SCALE * self.network.of_mean_noise(x / REACH)
                 values["nll_mean_condition"] = _nll(at_zero, y).mean().item()
+                values["weight_spread"] = self.network.weight_spread()
         finally:
             self.train(was_training)
         return values
