@@ -7,7 +7,8 @@ Shape legend
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,8 @@ class StyledDiffusion(nn.Module):
     ) -> dict[str, float]:
         """Return the error of the noise, at the same times and with the same noise in every evaluation.
 
-        noise_error_frozen  without the key-value networks: what the frozen model has by itself
         misread_samples     percent of samples of which a classifier that knows the style reads another class
+        ..._frozen          the same without the key-value networks: what the frozen model has by itself
         """
         was_training = self.training
         self.eval()
@@ -95,25 +96,38 @@ class StyledDiffusion(nn.Module):
                 error = self._error(images, labels, *place).sum()
                 frozen = torch.zeros_like(error)
                 if styled:
-                    strength, self.network.strength = self.network.strength, 0.0
-                    frozen = self._error(images, labels, *place).sum()
-                    self.network.strength = strength
+                    with self._frozen_model():
+                        frozen = self._error(images, labels, *place).sum()
                 sums += torch.stack([error, frozen, error.new_tensor(len(labels))]).double().cpu()
             asked = torch.arange(SAMPLES, device=images.device) % self._splits.num_classes
             drawn = self.sample(asked, self._splits.image_shape)
-            misread = (self._read(drawn) != asked).float().mean().item()
+            misread = self._misread(drawn, asked)
+            if styled:
+                with self._frozen_model():
+                    misread_frozen = self._misread(self.sample(asked, self._splits.image_shape), asked)
             self._drawn = drawn[:20, 0].flatten(1).cpu()
         finally:
             self.train(was_training)
         error, frozen, count = total(sums).tolist()
-        values = {"loss": error / count, "noise_error": error / count, "misread_samples": 100 * misread}
-        return values | ({"noise_error_frozen": frozen / count} if styled else {})
+        values = {"loss": error / count, "noise_error": error / count, "misread_samples": misread}
+        if styled:
+            values |= {"noise_error_frozen": frozen / count, "misread_samples_frozen": misread_frozen}
+        return values
 
-    def _read(self, images: Tensor) -> Tensor:
-        """The classes of images by an MLP that was trained on real ones of this style, in float32."""
-        # Within autocast, all steps would go on from the first weights, of which it keeps a copy in bf16.
+    @contextmanager
+    def _frozen_model(self) -> Iterator[None]:
+        strength, self.network.strength = self.network.strength, 0.0
+        try:
+            yield
+        finally:
+            self.network.strength = strength
+
+    def _misread(self, images: Tensor, asked: Tensor) -> float:
+        """Percent of images not of the class asked for, as read by an MLP trained on real ones of this style."""
+        # In float32: within autocast, all steps would go on from the first weights, of which it keeps a copy in bf16.
         with torch.autocast(images.device.type, enabled=False):
-            return self._trained_classifier(images.device)(images.float()).argmax(dim=1)
+            read = self._trained_classifier(images.device)(images.float()).argmax(dim=1)
+        return 100 * (read != asked).float().mean().item()
 
     def _trained_classifier(self, device: torch.device) -> nn.Module:
         if self._classifier is None:
