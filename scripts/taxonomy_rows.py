@@ -30,6 +30,7 @@ CONTINUAL = (
 )
 OF_CONTINUAL = {
     "task_conditioned": "task-conditioned, output regulariser",
+    "published_settings": "the same with published settings",
     "no_regulariser": "the same without regulariser",
     "fine_tuned": "one plain network, fine-tuned",
     "separate": "a network for each task",
@@ -41,6 +42,13 @@ DRAWN = (
     SPREAD,
 )
 ERROR = (Column("error", "error"),)
+HELD_OUT = ("2x192", "3x128", "3x224", "4x96", "4x192", "5x160")  # layers and their width
+STYLES = {"slanted": "slanted digits", "thick": "thick digits", "fashion": "clothes"}
+OF_STYLE = {
+    "key_value": "key-value networks before the frozen model",
+    "low_rank": "changes of low rank to the frozen model",
+    "fine_tuned": "the whole model trained further",
+}
 SECTIONS = [
     *(
         Section(
@@ -52,7 +60,7 @@ SECTIONS = [
     ),
     Section(
         "Continual learning: three polynomials in turn, 4,000 steps each, mean squared error",
-        {f"polynomials_{key}": what for key, what in OF_CONTINUAL.items()},
+        {f"polynomials_{key}": what for key, what in OF_CONTINUAL.items() if key != "published_settings"},
         (
             Column("mse", "error, task known", 5),
             *(Column(f"mse_task_{task}", f"polynomial {task}", 5) for task in (1, 2, 3)),
@@ -128,14 +136,12 @@ SECTIONS = [
         {
             "architectures_described": "one described hypernetwork",
             "architectures_slices": "corners of the largest",
-            "architectures_alone_3x128": "3 layers of 128 by themselves",
-            "architectures_alone_4x192": "4 layers of 192 by themselves",
+            **{f"architectures_alone_{size}": f"{size} by itself" for size in HELD_OUT},
         },
         (
             Column("error", "trained sizes"),
             Column("error_held_out", "sizes held out"),
-            Column("error_3x128", "3 layers of 128"),
-            Column("error_4x192", "4 layers of 192"),
+            *(Column(f"error_{size}", size) for size in HELD_OUT),
         ),
     ),
     Section(
@@ -160,17 +166,20 @@ SECTIONS = [
         (*DRAWN[:1], Column("mse_nearest_trained", "nearest function trained", 3), *DRAWN[1:]),
     ),
     Section(
-        "Stable-Diffusion-style: a diffusion model of digits learns to slant them, mean squared error of the noise",
+        "Stable-Diffusion-style: a diffusion model of digits learns other styles, mean squared error of the noise",
         {
-            "style_base": "the model, on upright digits",
-            "style_slanted_key_value": "key-value networks before the frozen model",
-            "style_slanted_low_rank": "changes of low rank to the frozen model",
-            "style_slanted_fine_tuned": "the whole model trained further",
+            "style_base": "the model, on plain digits",
+            **{
+                f"style_{style}_{key}": f"{title}: {what}"
+                for style, title in STYLES.items()
+                for key, what in OF_STYLE.items()
+            },
         },
         (
             Column("noise_error", "error", 4),
             Column("noise_error_frozen", "frozen model", 4),
             Column("misread_samples", "samples misread, %", 1),
+            Column("misread_samples_frozen", "frozen model's, %", 1),
         ),
         "taxonomy_samples.png",
     ),

@@ -44,6 +44,7 @@ EXPERIMENTS = choices("experiment")
 WITH_A_ROW = [
     name for name in EXPERIMENTS if f"row: {Path(name).name}\n" in (CONFIGS / f"experiment/{name}.yaml").read_text()
 ]
+ADAPTED = re.compile("style_(slanted|thick|fashion)")  # they need the run of the model that they adapt
 OF_THE_PAPER = [name for name in WITH_A_ROW if not name.startswith("taxonomy/")]
 
 
@@ -59,7 +60,7 @@ def build_all(monkeypatch):
 
     No memory is needed, except where the hypernetwork measures what it generates.
     """
-    shapes = dict.fromkeys(("mnist", "slanted_mnist", "fashion_mnist"), (1, 28, 28))
+    shapes = dict.fromkeys(("mnist", "slanted_mnist", "thick_mnist", "fashion_mnist"), (1, 28, 28))
 
     def stub_images(dataset, **place):
         shape, train = shapes.get(dataset["kind"], (3, 32, 32)), SimpleNamespace(num_examples=1000)
@@ -99,7 +100,7 @@ def build_all(monkeypatch):
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_experiment_builds_and_its_name_tells_its_size_and_its_row(build_all, experiment):
-    settings = composed(f"experiment={experiment}", *["dataset.path=base"] * ("style_slanted" in experiment))
+    settings = composed(f"experiment={experiment}", *["dataset.path=base"] * bool(ADAPTED.search(experiment)))
     build_all(settings)
     table, _, name = experiment.rpartition("/")
     main_net = settings["main_net"]

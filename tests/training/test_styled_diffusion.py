@@ -57,7 +57,7 @@ def test_the_classifier_of_samples_also_learns_within_autocast(monkeypatch):
     task = StyledDiffusion(network, splits)
     images, labels = splits.train.batch(0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert (task._read(images) == labels).float().mean() > 0.9
+        assert task._misread(images, labels) < 10
 
 
 class Knowing(nn.Module):
@@ -91,6 +91,7 @@ def test_a_style_is_learned_in_front_of_a_frozen_model(launcher, assert_one_line
         if trained:
             assert result["parameters"] == trained
             assert result["test"]["noise_error_frozen"] != result["test"]["noise_error"]
+            assert 0 <= result["test"]["misread_samples_frozen"] <= 100
             saved = torch.load(launcher.runs / hypernet / "best.pt", weights_only=True)["network"]
             assert all(torch.equal(saved[f"frozen_model.{name}"], value) for name, value in base.items())
     facts = [
