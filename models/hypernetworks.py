@@ -1,10 +1,11 @@
 """The hypernetworks that generate the weights of a feed-forward main network, by the `kind` of their configuration."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from hypernets import (
     AttentionBody,
@@ -48,6 +49,38 @@ def build_coordinates(main_network: nn.Module, hidden_sizes: list[int]) -> Hyper
     return HyperDNN(main_network, hypernetwork, lambda name, parameter: name == "hidden_weight")
 
 
+class OwnPartBody:
+    """A body whose condition begins with a part for each piece; the rest of it is for all of them.
+
+    As in the continual learning of von Oswald et al. (2020), where each task has its own embeddings of the chunks.
+
+    Args:
+        body: of the piece's own part, the rest of the condition and the piece's embedding.
+        pieces, size: how many parts there are, and the size of each.
+    """
+
+    def __init__(self, body: Callable[[int], nn.Module], pieces: int, size: int) -> None:
+        self.body, self.pieces, self.size = body, pieces, size
+
+    def __call__(self, input_size: int) -> nn.Module:
+        own = self.body(input_size - (self.pieces - 1) * self.size)
+        return _OwnPart(own, self.pieces, self.size)
+
+    def __repr__(self) -> str:
+        return f"{self.body!r}, {self.size} entries of the condition for each piece"
+
+
+class _OwnPart(nn.Module):
+    def __init__(self, body: nn.Module, pieces: int, size: int) -> None:
+        super().__init__()
+        self.body, self.pieces, self.size = body, pieces, size
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        parts, rest = inputs.tensor_split([self.pieces * self.size], dim=-1)  # [*, N, N size], [*, N, the others]
+        own = parts.unflatten(-1, (self.pieces, self.size)).diagonal(dim1=-3, dim2=-2).transpose(-2, -1)
+        return self.body(torch.cat([own, rest], dim=-1))
+
+
 def build_generated(
     main_network: nn.Module,
     generation: Generation,
@@ -56,9 +89,16 @@ def build_generated(
     units: list[int],
     embedding_size: int,
     condition_size: int,
+    condition_size_of_piece: int = 0,
     condition_is_set: bool = False,
 ) -> HyperDNN:
     """Generate all parameters by one of the strategies and one of the bodies."""
+    require_whole("hypernet.condition_size_of_piece", condition_size_of_piece, least=0)
+    if condition_size_of_piece and (condition_is_set or described or not condition_size):
+        raise UserError(
+            f"hypernet.condition_size_of_piece is {condition_size_of_piece}; set it to 0, since only a condition that "
+            "is a vector, of a hypernetwork for one main network, has a part for each piece."
+        )
     if body not in BODIES:
         raise UserError(f"hypernet.body is {body!r}; it must be one of {', '.join(BODIES)}.")
     if not isinstance(units, list) or (body in ("rnn", "attention") and len(units) != 1):
@@ -66,10 +106,16 @@ def build_generated(
             f"hypernet.units is {units!r}; it must be a list of sizes, such as [100,100], of only one for a body that "
             "is rnn or attention."
         )
+    make_body = BODIES[body](*units)
+    if condition_size_of_piece:
+        shapes = {name: tuple(parameter.shape) for name, parameter in main_network.named_parameters()}
+        pieces = sum(block.pieces for block in generation.lay_out(shapes))
+        make_body = OwnPartBody(make_body, pieces, condition_size_of_piece)
+        condition_size += pieces * condition_size_of_piece
     hypernetwork = partial(
         Hypernetwork,
         generation=generation,
-        body=BODIES[body](*units),
+        body=make_body,
         embedding_size=embedding_size,
         condition_size=condition_size,
         condition_is_set=condition_is_set,
@@ -86,7 +132,15 @@ STRATEGIES = {
     "component_wise": GenerateComponentWise,
     "described": GenerateComponentWise,
 }
-OF_STRATEGIES = ("body", "units", "embedding_size", "condition_size", "condition_is_set")  # settings of all of them
+# Settings of all of them.
+OF_STRATEGIES = (
+    "body",
+    "units",
+    "embedding_size",
+    "condition_size",
+    "condition_size_of_piece",
+    "condition_is_set",
+)
 HYPERNETWORKS = {
     "none": lambda main_network: main_network,  # its weights are learned
     "static": build_static,

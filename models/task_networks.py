@@ -25,10 +25,10 @@ class TaskConditioned(nn.Module):
     weight `beta`, holds the hypernetwork to what it generated for earlier tasks.
     """
 
-    def __init__(self, network: HyperDNN, tasks: int, condition_size: int, beta: float) -> None:
+    def __init__(self, network: HyperDNN, tasks: int, beta: float) -> None:
         super().__init__()
         self.network = network
-        self.embeddings = nn.ParameterList(torch.randn(condition_size) for _ in range(tasks))
+        self.embeddings = nn.ParameterList(torch.randn(network.hypernetwork.condition_size) for _ in range(tasks))
         self.regulariser = OutputRegulariser(network)
         self.beta = beta
 
@@ -96,5 +96,5 @@ def build_for_tasks(
         return call_with_settings(lambda: FineTuned(build_main_network()), "hypernet", own)
     if hypernet["kind"] == "separate":
         return call_with_settings(lambda: Separate(build_main_network, tasks), "hypernet", own)
-    size = condition_size_of(hypernet, "task")
-    return TaskConditioned(generate_weights(build_main_network(), hypernet), tasks, size, beta)
+    condition_size_of(hypernet, "task")
+    return TaskConditioned(generate_weights(build_main_network(), hypernet), tasks, beta)

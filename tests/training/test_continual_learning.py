@@ -58,7 +58,7 @@ def test_each_task_trains_its_own():
     separate, x = Separate(lambda: nn.Linear(2, 2), 2), torch.randn(3, 2)
     assert torch.equal(separate(x, 1)[0], separate.of_task[1](x))
     chunks = partial(Hypernetwork, generation=GenerateOnce(), body=MLPBody(8), condition_size=4)
-    conditioned = TaskConditioned(HyperDNN(nn.Linear(2, 2), chunks), tasks=3, condition_size=4, beta=0.5)
+    conditioned = TaskConditioned(HyperDNN(nn.Linear(2, 2), chunks), tasks=3, beta=0.5)
     outputs, penalty = conditioned(x, 1)
     assert penalty == 0 and torch.equal(outputs, conditioned.network(x, condition=conditioned.embeddings[1]))
     with torch.no_grad():
