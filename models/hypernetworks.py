@@ -89,15 +89,15 @@ def build_generated(
     units: list[int],
     embedding_size: int,
     condition_size: int,
-    condition_size_of_piece: int = 0,
+    conditional_embedding_size: int = 0,
     condition_is_set: bool = False,
 ) -> HyperDNN:
     """Generate all parameters by one of the strategies and one of the bodies."""
-    require_whole("hypernet.condition_size_of_piece", condition_size_of_piece, least=0)
-    if condition_size_of_piece and (condition_is_set or described or not condition_size):
+    require_whole("hypernet.conditional_embedding_size", conditional_embedding_size, least=0)
+    if conditional_embedding_size and (condition_is_set or described):
         raise UserError(
-            f"hypernet.condition_size_of_piece is {condition_size_of_piece}; set it to 0, since only a condition that "
-            "is a vector, of a hypernetwork for one main network, has a part for each piece."
+            f"hypernet.conditional_embedding_size is {conditional_embedding_size}, but the condition is a set or the "
+            "hypernetwork is a described one; leave it out."
         )
     if body not in BODIES:
         raise UserError(f"hypernet.body is {body!r}; it must be one of {', '.join(BODIES)}.")
@@ -107,11 +107,11 @@ def build_generated(
             "is rnn or attention."
         )
     make_body = BODIES[body](*units)
-    if condition_size_of_piece:
+    if conditional_embedding_size:
         shapes = {name: tuple(parameter.shape) for name, parameter in main_network.named_parameters()}
         pieces = sum(block.pieces for block in generation.lay_out(shapes))
-        make_body = OwnPartBody(make_body, pieces, condition_size_of_piece)
-        condition_size += pieces * condition_size_of_piece
+        make_body = OwnPartBody(make_body, pieces, conditional_embedding_size)
+        condition_size += pieces * conditional_embedding_size
     hypernetwork = partial(
         Hypernetwork,
         generation=generation,
@@ -132,13 +132,14 @@ STRATEGIES = {
     "component_wise": GenerateComponentWise,
     "described": GenerateComponentWise,
 }
-# Settings of all of them.
+# Settings of all of them. `conditional_embedding_size`: of embeddings of the pieces that each task has for itself, as
+# part of its condition; 0 if not given.
 OF_STRATEGIES = (
     "body",
     "units",
     "embedding_size",
     "condition_size",
-    "condition_size_of_piece",
+    "conditional_embedding_size",
     "condition_is_set",
 )
 HYPERNETWORKS = {
@@ -155,6 +156,11 @@ def generate_weights(main_network: nn.Module, hypernet: Mapping[str, Any]) -> nn
     if hypernet.get("condition", "none") == "none" and settings.get("condition_size"):
         raise UserError(
             f"hypernet.condition_size is {settings['condition_size']}, but hypernet.condition is none; set it to 0."
+        )
+    if settings.get("conditional_embedding_size") and hypernet.get("condition") != "task":
+        raise UserError(
+            f"hypernet.conditional_embedding_size is {settings['conditional_embedding_size']}, but only a task has "
+            "embeddings of its own for the pieces; set hypernet.condition=task, or leave it out."
         )
     if kind in HYPERNETWORKS:
         return call_with_settings(HYPERNETWORKS[kind], "hypernet", settings, main_network)

@@ -30,11 +30,11 @@ CONTINUAL = (
 )
 OF_CONTINUAL = {
     "task_conditioned": "task-conditioned, output regulariser",
-    "published_settings": "the same with published settings",
     "no_regulariser": "the same without regulariser",
     "fine_tuned": "one plain network, fine-tuned",
     "separate": "a network for each task",
 }
+PUBLISHED = {"published_settings": "task-conditioned, published settings"}
 DRAWN = (
     Column("mse", "error", 4),
     Column("mse_shuffled_condition", "shuffled condition", 3),
@@ -53,14 +53,14 @@ SECTIONS = [
     *(
         Section(
             f"Continual learning: {title}, {tasks} tasks of 5,000 steps, error in percent",
-            {f"{name}_{key}": what for key, what in OF_CONTINUAL.items()},
+            {f"{name}_{key}": what for key, what in (OF_CONTINUAL | PUBLISHED).items()},
             CONTINUAL,
         )
         for name, title, tasks in (("split_mnist", "Split MNIST", 5), ("permuted_mnist", "Permuted MNIST", 10))
     ),
     Section(
         "Continual learning: three polynomials in turn, 4,000 steps each, mean squared error",
-        {f"polynomials_{key}": what for key, what in OF_CONTINUAL.items() if key != "published_settings"},
+        {f"polynomials_{key}": what for key, what in OF_CONTINUAL.items()},
         (
             Column("mse", "error, task known", 5),
             *(Column(f"mse_task_{task}", f"polynomial {task}", 5) for task in (1, 2, 3)),
@@ -80,6 +80,8 @@ SECTIONS = [
             "mnist_chunks_1024": "chunks of 1,024",
             "mnist_chunks_256": "chunks of 256",
             "mnist_components": "output channels",
+            "mnist_plain_172": "plain, 784-172-10",
+            "mnist_plain_75": "plain, 784-75-10",
             "mnist_plain_48": "plain, 784-48-10",
             "mnist_plain_32": "plain, 784-32-10",
         },

@@ -44,7 +44,6 @@ EXPERIMENTS = choices("experiment")
 WITH_A_ROW = [
     name for name in EXPERIMENTS if f"row: {Path(name).name}\n" in (CONFIGS / f"experiment/{name}.yaml").read_text()
 ]
-ADAPTED = re.compile("style_(slanted|thick|fashion)")  # they need the run of the model that they adapt
 OF_THE_PAPER = [name for name in WITH_A_ROW if not name.startswith("taxonomy/")]
 
 
@@ -100,7 +99,7 @@ def build_all(monkeypatch):
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_experiment_builds_and_its_name_tells_its_size_and_its_row(build_all, experiment):
-    settings = composed(f"experiment={experiment}", *["dataset.path=base"] * bool(ADAPTED.search(experiment)))
+    settings = composed(f"experiment={experiment}")
     build_all(settings)
     table, _, name = experiment.rpartition("/")
     main_net = settings["main_net"]

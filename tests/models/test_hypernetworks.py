@@ -8,7 +8,7 @@ from hypernets import MLPBody, UserError
 from models.hypernetworks import OwnPartBody, generate_weights
 
 CHUNKS = {"kind": "chunk_wise", "chunk_size": 10, "body": "mlp", "units": [8], "embedding_size": 3}
-OF_TASK = {"condition": "task", "condition_size": 4, "condition_size_of_piece": 2}
+OF_TASK = {"condition": "task", "condition_size": 4, "conditional_embedding_size": 2}
 
 
 def test_each_piece_reads_its_own_part_of_the_condition():
@@ -33,7 +33,17 @@ def test_a_part_of_the_condition_changes_one_chunk_only():
     assert (weights != changed).nonzero().flatten().tolist() == list(range(10, 20))
 
 
-@pytest.mark.parametrize("settings", [{"condition_size": 0, "condition": "none"}, {"condition_size_of_piece": -1}])
-def test_impossible_sizes(settings):
-    with pytest.raises(UserError, match="hypernet.condition_size_of_piece is"):
-        generate_weights(nn.Linear(9, 3), {**CHUNKS, **OF_TASK, **settings})
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"conditional_embedding_size": -1},
+        {"condition": "noise"},
+        {"condition_size": 0, "condition": "none"},
+        {"condition_is_set": True},
+        {"kind": "described", "component": "tensors"},
+    ],
+)
+def test_embeddings_of_the_pieces_are_only_of_tasks(settings):
+    chunks = CHUNKS if "kind" not in settings else {key: value for key, value in CHUNKS.items() if key != "chunk_size"}
+    with pytest.raises(UserError, match="hypernet.conditional_embedding_size is"):
+        generate_weights(nn.Linear(9, 3), {**chunks, **OF_TASK, **settings})
