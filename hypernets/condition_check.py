@@ -38,8 +38,10 @@ def does_the_condition_matter(
         conditions: the right ones, [K, ...].
 
     Raises:
-        UserError: there are fewer than two conditions.
+        UserError: there are fewer than two conditions, or they are no tensor.
     """
+    if not isinstance(conditions, Tensor):
+        raise UserError(f"The conditions are of type {type(conditions).__name__}; give a tensor.")
     if len(conditions) < 2:
         raise UserError(f"The number of conditions is {len(conditions)}; give at least two, which can be shuffled.")
     spread = weight_spread(network, conditions)

@@ -259,6 +259,8 @@ class Hypernetwork(nn.Module):
             raise UserError("This hypernetwork takes no condition: leave it out, or build it with condition_size=...")
         if condition is None:
             return
+        if not isinstance(condition, Tensor):
+            raise UserError(f"The condition is of type {type(condition).__name__}; give a tensor.")
         if condition.dim() < self.condition_dimensions or condition.shape[-1] != self.condition_size:
             raise UserError(
                 f"The condition has the shape {list(condition.shape)}, but this hypernetwork takes {expected}; change "

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hypernets.errors import UserError
+from hypernets.errors import UserError, require_number
 
 # By the names that the web UI gives them: its own, and every activation of torch.nn in lower case.
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -55,10 +55,13 @@ def context_widths(module: nn.Module) -> tuple[int, int]:
 
 def require_structure(layer_structure: Any, activation: str, dropout: Any) -> None:
     """Raise UserError unless a `ContextNetwork` can be built like this."""
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise UserError(f"activation is {activation!r}; it must be one of {', '.join(ACTIVATIONS)}.")
     is_list = isinstance(layer_structure, (list, tuple)) and len(layer_structure) >= 2
-    if not is_list or (layer_structure[0], layer_structure[-1]) != (1, 1) or any(not m > 0 for m in layer_structure):
+    if is_list:
+        for multiple in layer_structure:
+            require_number("A multiple in layer_structure", multiple, above=0)
+    if not is_list or (layer_structure[0], layer_structure[-1]) != (1, 1):
         raise UserError(
             f"layer_structure is {layer_structure!r}; it must be positive multiples of the context width that "
             "begin and end with 1, such as (1, 2, 1)."
@@ -68,11 +71,10 @@ def require_structure(layer_structure: Any, activation: str, dropout: Any) -> No
             f"dropout is {dropout!r}; it must have a probability for each of the {len(layer_structure)} sizes in "
             "layer_structure, or be empty."
         )
-    if dropout and (dropout[0], dropout[-1]) != (0, 0) or not all(0 <= p < 1 for p in dropout):
-        raise UserError(
-            f"dropout is {dropout!r}; it must be probabilities from 0 to below 1 that begin and end with 0, since only "
-            "hidden layers have dropout."
-        )
+    for probability in dropout:
+        require_number("A probability in dropout", probability, least=0, below=1)
+    if dropout and (dropout[0], dropout[-1]) != (0, 0):
+        raise UserError(f"dropout is {dropout!r}; it must begin and end with 0, since only hidden layers have dropout.")
 
 
 class ContextNetwork(nn.Module):
@@ -274,19 +276,18 @@ class KeyValueNetworks(nn.Module):
                 f"The file has networks for contexts of {', '.join(map(str, pairs)) or 'no'} features, but the model's "
                 f"attention reads {', '.join(map(str, sorted(present))) or 'none'}; use the model that it was made for."
             )
-        layer_structure = state.get("layer_structure") or (1, 2, 1)
-        dropout = state.get("dropout_structure") or ()
-        if state.get("use_dropout") and not dropout:  # before the last layer only if the file says so
-            before_last = OLD_DROPOUT if state.get("last_layer_dropout") else 0
-            dropout = (0, *[OLD_DROPOUT] * (len(layer_structure) - 3), before_last, 0)
         structure = {
-            "layer_structure": layer_structure,
+            "layer_structure": state.get("layer_structure") or (1, 2, 1),
             "activation": state.get("activation_func") or "linear",
             "layer_norm": state.get("is_layer_norm") or False,
-            "dropout": dropout,
+            "dropout": state.get("dropout_structure") or (),
             "activate_output": state.get("activate_output", True),
         }
-        require_structure(layer_structure, structure["activation"], dropout)
+        require_structure(structure["layer_structure"], structure["activation"], structure["dropout"])
+        hidden = len(structure["layer_structure"]) - 2
+        if state.get("use_dropout") and not structure["dropout"] and hidden:
+            before_last = OLD_DROPOUT if state.get("last_layer_dropout") else 0
+            structure["dropout"] = (0, *[OLD_DROPOUT] * (hidden - 1), before_last, 0)
         networks = nn.ModuleDict()
         for width in sorted(pairs.keys() & present):
             pair = pairs[width]

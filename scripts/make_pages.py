@@ -22,7 +22,7 @@ from benchmarks import report
 from benchmarks.report import markdown_table
 from hypernets import UserError
 from scripts.paper_tables import ROWS, TABLES, Row
-from scripts.plot import Curve, draw_curves, save_figure
+from scripts.plot import Curve, draw_curves, plot_curves, save_figure
 from scripts.record_result import Record, by_setting, metric_of, peak_rate, read_records, row_of
 from scripts.taxonomy_rows import SECTIONS, Section
 from scripts.train_command import PROJECT
@@ -234,19 +234,24 @@ def parameter_figure(section: Section, records: Sequence[Record]) -> Figure:
     return figure
 
 
-def spread_figure(section: Section, records: Sequence[Record]) -> Figure:
-    """The spread of the samples outside of the data, in the course of training."""
-    lines = [
-        (what, [point["step"] for point in record["curve"]], [point[SPREAD] for point in record["curve"]])
+def training_figure(section: Section, records: Sequence[Record]) -> Figure:
+    """What the samples of noise predict, in the course of training: the columns of a section, each in a panel."""
+    curves = [
+        (what, record["curve"])
         for experiment, what in section.rows.items()
         for record in records
         if row_of(record) == f"taxonomy/{experiment}"
     ]
-    return draw_curves(lines, "step", SPREAD)
+    panels = [column for column in section.columns if all(f"validation/{column.key}" in c[0] for _, c in curves)]
+    figure, axes = plt.subplots(-(-len(panels) // 2), 2, figsize=(12, 8), layout="tight")
+    for place, column in zip(axes.flat, panels, strict=True):
+        key = f"validation/{column.key}"
+        lines = [(what, [point["step"] for point in c], [point[key] for point in c]) for what, c in curves]
+        plot_curves(place, lines, "step", f"validation: {column.title}")
+    return figure
 
 
-SPREAD = "validation/spread_outside"
-DRAWN = {"taxonomy_parameters.png": parameter_figure, "taxonomy_spread.png": spread_figure}
+DRAWN = {"taxonomy_parameters.png": parameter_figure, "taxonomy_spread.png": training_figure}
 
 
 def summary_lines(records: Sequence[Record], link: str) -> list[str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -48,8 +49,14 @@ def curve(run: Path, axis: str, metric: str | None) -> tuple[list[float], list[f
 
 
 def draw_curves(lines: Sequence[Curve], axis: str, metric: str) -> Figure:
-    """Curves in one picture; those with the same label, such as the seeds of a row, share a colour."""
+    """Curves in one picture."""
     figure, axes = plt.subplots(figsize=(8, 5), layout="tight")
+    plot_curves(axes, lines, axis, metric)
+    return figure
+
+
+def plot_curves(axes: Axes, lines: Sequence[Curve], axis: str, metric: str) -> None:
+    """Plot curves; those with the same label, such as the seeds of a row, share a colour."""
     palette = plt.colormaps["tab10" if len({label for label, _, _ in lines}) <= 10 else "tab20"].colors
     colours: dict[str, tuple[float, ...]] = {}
     for label, places, values in lines:
@@ -59,7 +66,6 @@ def draw_curves(lines: Sequence[Curve], axis: str, metric: str) -> Figure:
     axes.set(xlabel=axis, ylabel=metric.replace("_", " "))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
-    return figure
 
 
 @torch.no_grad()

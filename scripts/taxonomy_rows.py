@@ -100,7 +100,7 @@ SECTIONS = [
         ERROR,
     ),
     Section(
-        "Conditioned on noise: twenty points of a cubic, negative log-likelihood in nats per point",
+        "Conditioned on noise: twenty points of a cubic, negative log-likelihood (NLL) in nats per point",
         {
             "cubic_noise_conditioned": "noise-conditioned, posterior term",
             "cubic_no_posterior": "the same without posterior term",
@@ -108,8 +108,8 @@ SECTIONS = [
             "cubic_dropout": "dropout of 0.1 in evaluation",
         },
         (
-            Column("nll", "test", 3),
-            Column("nll_mean_condition", "noise 0", 3),
+            Column("nll", "NLL", 3),
+            Column("nll_mean_condition", "NLL, noise 0", 3),
             Column("coverage", "within two deviations, %", 1),
             Column("spread_inside", "spread inside"),
             Column("spread_outside", "spread outside"),
@@ -134,14 +134,14 @@ SECTIONS = [
         ),
     ),
     Section(
-        "Dynamic outputs: MLPs of 2 to 5 layers of 64 to 256 on MNIST, error in percent",
+        "Dynamic outputs: MLPs of 2 to 5 layers of 64 to 256 on MNIST, error in percent (3x128: three layers of 128)",
         {
             "architectures_described": "one described hypernetwork",
             "architectures_slices": "corners of the largest",
             **{f"architectures_alone_{size}": f"{size} by itself" for size in HELD_OUT},
         },
         (
-            Column("error", "trained sizes"),
+            Column("error", "sizes trained on"),
             Column("error_held_out", "sizes held out"),
             *(Column(f"error_{size}", size) for size in HELD_OUT),
         ),

@@ -391,3 +391,7 @@ def test_whether_the_condition_matters():
     assert same == (1.0, 1.0, 1.0, pytest.approx(0, abs=1e-6))
     with pytest.raises(UserError, match="at least two"):
         does_the_condition_matter(network, evaluate, conditions[:1])
+    with pytest.raises(UserError, match="type list; give a tensor"):
+        does_the_condition_matter(network, evaluate, conditions.tolist())
+    with pytest.raises(UserError, match="type list; give a tensor"):
+        network.weights(conditions[0].tolist())

@@ -137,6 +137,9 @@ def test_first_files_of_the_web_ui_are_read():
     torch.testing.assert_close(styled.networks["8"]["value"](x, 1.0), expected)
 
 
+OF_FILE = {WIDTH: ({}, {}), "use_dropout": True}
+
+
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
@@ -168,7 +171,11 @@ def test_dropout_is_where_the_file_says(said, expected):
         (lambda: KeyValueNetworks(decoder(), layer_structure=()), "begin and end with 1"),
         (lambda: KeyValueNetworks(decoder(), dropout=True), "dropout is True; .* each of the 3 sizes"),
         (lambda: KeyValueNetworks(decoder(), dropout=(0, 0.3)), "each of the 3 sizes"),
-        (lambda: KeyValueNetworks(decoder(), dropout=(0, 1.5, 0)), "from 0 to below 1"),
+        (lambda: KeyValueNetworks(decoder(), dropout=(0, 1.5, 0)), "in dropout is 1.5"),
+        (lambda: KeyValueNetworks(decoder(), dropout=(0, None, 0)), "in dropout is None"),
+        (lambda: KeyValueNetworks(decoder(), layer_structure=(1, "2", 1)), "in layer_structure is '2'"),
+        (lambda: KeyValueNetworks.from_web_ui(decoder(), OF_FILE | {"layer_structure": 3}), "layer_structure is 3"),
+        (lambda: KeyValueNetworks.from_web_ui(decoder(), OF_FILE | {"activation_func": ["relu"]}), "activation is"),
         (lambda: KeyValueNetworks(decoder(), dropout=(0, 0.3, 0.3)), "begin and end with 0"),
         (lambda: KeyValueNetworks.from_web_ui(decoder(), {8: 1}), "no pair of networks for 8 features"),
         (lambda: KeyValueNetworks.from_web_ui(decoder(), {768: ()}), "contexts of 768 features, but .* reads 8"),
