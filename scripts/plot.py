@@ -3,11 +3,12 @@
     python -m scripts.plot curves runs/A runs/B [--metric train/loss] [--axis examples]
     python -m scripts.plot kernels runs/LEARNED runs/GENERATED [--kernels blocks.5.second_convolution.weight]
     python -m scripts.plot cell_states runs/A runs/B [--characters 20000]
+    python -m scripts.plot samples runs/A runs/B
 
 Curves show the validation metric unless you name another. The picture of kernels has a row for each kernel, a column
 for each run and a little square for each filter; by default it shows the last kernels of the first two groups of a Wide
 ResNet. Cell states are histograms of tanh(c_t) in the topmost layer over the first characters of the validation text; a
-saturated cell piles up at -1 and 1.
+saturated cell piles up at -1 and 1. Samples are the first picture in the folder pictures/ of each run.
 """
 
 import argparse
@@ -131,6 +132,23 @@ def draw_cell_states(runs: Sequence[Path], characters: int) -> Figure:
     return figure
 
 
+def draw_samples(runs: Sequence[Path]) -> Figure:
+    """The first picture of each run, one below the other."""
+    pictures = []
+    for run in runs:
+        found = sorted((run / "pictures").glob("*.png"))
+        if not found:
+            raise UserError(f"{run} has no picture in the folder pictures/; choose runs that draw some.")
+        pictures.append(plt.imread(found[0]))
+    size = (8, 9 * sum(map(len, pictures)) / pictures[0].shape[1])
+    figure, panels = plt.subplots(len(runs), 1, figsize=size, squeeze=False, layout="constrained")
+    for run, pixels, axes in zip(runs, pictures, panels[:, 0], strict=True):
+        axes.imshow(pixels, interpolation="nearest")
+        axes.set_title(run.name, loc="left", fontsize=8)
+        axes.axis("off")
+    return figure
+
+
 def save_figure(figure: Figure, output: Path) -> None:
     """Write a figure to a file, in the format that its name says."""
     try:
@@ -144,7 +162,7 @@ def save_figure(figure: Figure, output: Path) -> None:
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("curves", "kernels", "cell_states"))
+    parser.add_argument("what", choices=("curves", "kernels", "cell_states", "samples"))
     parser.add_argument("runs", type=Path, nargs="+", help="the directories of runs, runs/NAME")
     parser.add_argument("--output", type=Path, help="the picture; WHAT.png by default")
     parser.add_argument("--metric", help="of curves, a key of metrics.jsonl, such as train/loss")
@@ -157,6 +175,8 @@ def main() -> None:
             figure = draw_kernels(arguments.runs, arguments.kernels)
         elif arguments.what == "cell_states":
             figure = draw_cell_states(arguments.runs, arguments.characters)
+        elif arguments.what == "samples":
+            figure = draw_samples(arguments.runs)
         else:
             curves = [curve(run, arguments.axis, arguments.metric) for run in arguments.runs]
             names = {name for _, _, name in curves}

@@ -30,6 +30,15 @@ def test_cell_states_of_two_runs(call_script, text_runs, tmp_path):
     assert left.any() and right.any(), "bars in both panels"
 
 
+def test_samples_of_two_runs_are_below_each_other(call_script, finished, tmp_path):
+    heights = []
+    for runs in ([finished], [finished, finished]):
+        done = call_script("plot", "samples", *runs, "--output", tmp_path / "samples.png")
+        assert done.returncode == 0, done.stderr
+        heights.append(len(imread(tmp_path / "samples.png")))
+    assert heights[1] == pytest.approx(2 * heights[0], rel=0.05)
+
+
 def test_curves_of_two_runs(call_script, text_runs, tmp_path):
     for name, options in (("curves.png", ()), ("loss.png", ("--metric", "train/loss", "--axis", "examples"))):
         done = call_script("plot", "curves", *text_runs, *options, "--output", tmp_path / name)
@@ -58,6 +67,7 @@ def test_seeds_of_a_row_share_a_colour_and_a_line_of_the_legend():
     [
         ("kernels", "nothing", (), ("no run",)),
         ("kernels", "text", (), ("no kernels",)),
+        ("samples", "text", (), ("no picture",)),
         ("kernels", "images", ("--kernels", "conv9"), ("no kernel 'conv9'", "stem.weight")),
         ("cell_states", "nothing", (), ("no run",)),
         ("cell_states", "images", (), ("no cell state",)),
