@@ -219,16 +219,20 @@ def by_optimizer(records: Sequence[Record], axis: str) -> list[Curve]:
 
 
 def parameter_figure(section: Section, records: Sequence[Record]) -> Figure:
-    """The error of the rows of a section against their trained parameters."""
+    """The error of the rows of a section against their trained parameters, from the best to the worst seed."""
     figure, axes = plt.subplots(figsize=(8, 5), layout="tight")
     for experiment, what in section.rows.items():
         runs = [record for record in records if row_of(record) == f"taxonomy/{experiment}"]
-        marker = "s" if "plain" in experiment else "o"
-        for record in runs:
-            point = record["parameters"], record["test"]["error"]
-            shift, side = (-7, "right") if record["parameters"] > 2e5 else (7, "left")  # no label leaves the picture
-            axes.plot(*point, marker)
-            axes.annotate(what, point, xytext=(shift, -3), textcoords="offset points", ha=side, fontsize=8)
+        if not runs:
+            continue
+        errors = sorted(record["test"]["error"] for record in runs)
+        parameters, error = runs[0]["parameters"], statistics.mean(errors)
+        reach = [[error - errors[0]], [errors[-1] - error]]
+        is_plain = "plain" in experiment
+        marker, colour, up = ("s", "tab:orange", -6) if is_plain else ("o", "tab:blue", 6)
+        axes.errorbar(parameters, error, reach, marker=marker, color=colour, capsize=3)
+        place = {"xytext": (-8, up), "ha": "right"} if parameters > 1e6 else {"xytext": (8, up), "ha": "left"}
+        axes.annotate(what, (parameters, error), textcoords="offset points", va="center", fontsize=8, **place)
     axes.set(xscale="log", xlabel="trained parameters", ylabel="test error in percent")
     axes.grid(alpha=0.3)
     return figure
