@@ -1,4 +1,4 @@
-"""How the tests start programs: as processes, or in this one where that makes no difference and saves their start."""
+"""How the tests start programs, as processes or in this one to save their start; and where the real data sets are."""
 
 import io
 import os
@@ -274,5 +274,18 @@ def assert_same_run(assert_same):
         assert len(compared) >= 2
         for key in (*compared, "steps", "best_step", "parameters"):
             assert one[key] == other[key], key
+
+    return check
+
+
+@pytest.fixture
+def real():
+    """Returns the folder of the real data sets; skips the test if it does not have the given one."""
+
+    def check(name):
+        root = Path(os.environ.get("HYPERNETS_DATA") or ROOT / "data" / "cache")
+        if not (root / name).exists():
+            pytest.skip(f"{name} is not in HYPERNETS_DATA")
+        return root
 
     return check

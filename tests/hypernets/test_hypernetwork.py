@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
+from data.sources import mnist
 from hypernets import (
     AttentionBody,
     CNNBody,
@@ -194,6 +195,28 @@ def test_every_tensor_starts_with_the_mean_and_deviation_of_its_own_network(gene
         assert abs(deviations.mean().item()) < 4 * own / math.sqrt(min(parameter.numel(), 100)), name
 
 
+def check_first_loss(generation, body, condition_size, images, labels):
+    """Compare the loss with that of the plain network; return the network, with its gradients."""
+    torch.manual_seed(0)
+    main_network = make_mlp(784)
+    plain = F.cross_entropy(main_network(images), labels).item()
+    hypernetwork = partial(Hypernetwork, generation=generation, body=body, condition_size=condition_size)
+    network = HyperDNN(main_network, hypernetwork)
+    condition = torch.randn(condition_size) if condition_size else None
+    loss = F.cross_entropy(network(images, condition=condition), labels)
+    assert loss.item() == pytest.approx(plain, rel=0.2), (generation, body)
+    loss.backward()
+    return network
+
+
+def test_first_loss_on_mnist(real):
+    pictures = mnist(real("MNIST"))
+    images = torch.from_numpy(pictures.train_images[:256]).float().permute(0, 3, 1, 2).div(255).sub(0.13).div(0.31)
+    labels = torch.from_numpy(pictures.train_labels[:256]).long()
+    for generation, body, size in itertools.product(START_STRATEGIES, START_BODIES, (0, 4)):
+        check_first_loss(generation, body, size, images, labels)
+
+
 @conditioned_or_not
 @pytest.mark.parametrize("body", START_BODIES, ids=str)
 @pytest.mark.parametrize("generation", START_STRATEGIES, ids=str)
@@ -201,15 +224,7 @@ def test_first_loss_and_gradient(generation, body, condition_size):
     """On images like those of MNIST: the loss of the plain network within 20 %, and a gradient for every parameter."""
     torch.manual_seed(0)
     images = (torch.rand(64, 1, 28, 28) < 0.19).float().sub(0.13).div(0.31)
-    labels = torch.randint(10, (64,))
-    main_network = make_mlp(784)
-    plain = F.cross_entropy(main_network(images), labels).item()
-    hypernetwork = partial(Hypernetwork, generation=generation, body=body, condition_size=condition_size)
-    network = HyperDNN(main_network, hypernetwork)
-    condition = torch.randn(condition_size) if condition_size else None
-    loss = F.cross_entropy(network(images, condition=condition), labels)
-    assert loss.item() == pytest.approx(plain, rel=0.2)
-    loss.backward()
+    network = check_first_loss(generation, body, condition_size, images, torch.randint(10, (64,)))
     one_piece = isinstance(generation, (GenerateOnce, GenerateMultiple))
     for name, parameter in network.named_parameters():
         # Attention to a single token is the same whatever its query and key are.
