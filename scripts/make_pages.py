@@ -248,7 +248,7 @@ def training_figure(section: Section, records: Sequence[Record]) -> Figure:
     ]
     panels = [column for column in section.columns if all(f"validation/{column.key}" in c[0] for _, c in curves)]
     figure, axes = plt.subplots(-(-len(panels) // 2), 2, figsize=(12, 8), layout="tight")
-    for place, column in zip(axes.flat, panels, strict=True):
+    for place, column in zip(axes.flat, panels, strict=False):
         key = f"validation/{column.key}"
         lines = [(what, [point["step"] for point in c], [point[key] for point in c]) for what, c in curves]
         plot_curves(place, lines, "step", f"validation: {column.title}")
