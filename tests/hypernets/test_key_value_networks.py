@@ -106,11 +106,7 @@ def test_file_of_the_web_ui_goes_out_and_comes_back(make, tmp_path):
     state = torch.load(tmp_path / "slanted.pt", weights_only=True)
     assert [key for key in state if isinstance(key, int)] == [WIDTH]
     assert (state["name"], state["step"], state["activation_func"]) == ("slanted", 7, "swish")
-    assert (state["use_dropout"], state["dropout_structure"], state["last_layer_dropout"]) == (
-        True,
-        [0, 0.2, 0.1, 0],
-        True,
-    )
+    assert state["dropout_structure"] == [0, 0.2, 0.1, 0] and state["use_dropout"] and state["last_layer_dropout"]
     assert list(state[WIDTH][0])[:4] == [f"linear.{place}" for place in ("0.weight", "0.bias", "2.weight", "2.bias")]
     assert state[WIDTH][0]["linear.8.weight"].shape == (WIDTH, WIDTH // 2)  # its place counts the dropouts before it
     # A width that is not in the model is left out; the decoder's self-attention has the width of its context, and the
