@@ -1,30 +1,25 @@
 """Any network, with weights that a hypernetwork generates."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.overrides import TorchFunctionMode
+from torch.func import functional_call
 from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
 from hypernets.errors import UserError, require_number
-from hypernets.key_value_networks import is_attention
+from hypernets.several_networks import (
+    CONVOLUTIONS,
+    SMALL_KERNEL,
+    attends_to_much,
+    call_at_once,
+    call_one_by_one,
+    require_batchable,
+)
 from hypernets.transforms import is_transformed
-
-# Weights of a kernel. On a CPU, convolutions with a kernel for each example are faster in one batch only below this.
-SMALL_KERNEL = 300_000
-# Numbers that one network reads. On a CPU, networks with PyTorch's attention are faster in one batch only below the
-# first. Those with the attention of diffusers, to every pixel of a latent image, are only below the second.
-FEW_NUMBERS = 2**15
-FEW_PIXELS = 2**12
 
 
 def every_parameter(name: str, parameter: Tensor) -> bool:
@@ -182,7 +177,9 @@ class HyperDNN(nn.Module):
             output = self.forward_with(weights, *(each.unsqueeze(0) for each in example), **keywords)
             return tree_map(lambda each: each.squeeze(0), output)
 
-        one_by_one = self._largest_kernel() > SMALL_KERNEL or self._attends_to_much(each[:1] for each in inputs)
+        one_by_one = self._largest_kernel() > SMALL_KERNEL or attends_to_much(
+            self.main_network, (each[:1] for each in inputs)
+        )
         return self._several(call, conditions, inputs, megabytes, one_by_one)
 
     def ensemble(
@@ -198,7 +195,7 @@ class HyperDNN(nn.Module):
         def call(weights: Mapping[str, Tensor]) -> Any:
             return self.forward_with(weights, *inputs, **keywords)
 
-        one_by_one = self._largest_kernel() > 0 or self._attends_to_much(inputs)
+        one_by_one = self._largest_kernel() > 0 or attends_to_much(self.main_network, inputs)
         return self._several(call, conditions, (), megabytes, one_by_one)
 
     def export(self, condition: Tensor | None = None) -> nn.Module:
@@ -298,7 +295,7 @@ class HyperDNN(nn.Module):
         The calls are batched by vmap, or on a CPU made one by one where that is faster.
         """
         require_number("megabytes", megabytes, above=0)
-        self._refuse_modules()
+        require_batchable(self.main_network)
         if not len(conditions):
             raise UserError("There are no conditions; give at least one.")
         bytes_of_a_weight = next(self.parameters()).element_size()
@@ -314,15 +311,7 @@ class HyperDNN(nn.Module):
         def run(conditions: Tensor, *inputs: Tensor) -> Any:
             weights = self.weights(conditions)
             self._check(weights, leading=(len(conditions),))
-            if not one_by_one:
-                with _attention_with_batching_rules(conditions.device.type):
-                    return vmap(call, randomness="different")(weights, *inputs)
-            apart = zip(*(weight.unbind() for weight in weights.values()), strict=True)
-            outputs = [
-                call(dict(zip(weights, each, strict=True)), *own)
-                for each, *own in zip(apart, *(each.unbind() for each in inputs), strict=True)
-            ]
-            return tree_map(lambda *each: torch.stack(each), *outputs)
+            return (call_one_by_one if one_by_one else call_at_once)(call, weights, inputs)
 
         if len(conditions) <= at_a_time:
             return run(conditions, *inputs)
@@ -332,52 +321,13 @@ class HyperDNN(nn.Module):
         ]
         return tree_map(lambda *each: torch.cat(each), *parts)
 
-    def _refuse_modules(self) -> None:
-        """Refuse modules that cannot have several sets of weights at once."""
-        for name, module in self.main_network.named_modules():
-            what = f"{name or 'The main network'} ({type(module).__name__})"
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None):
-                way_out = "use group norm" if module.running_mean is None else "call eval() on it, or use group norm"
-                raise UserError(
-                    f"{what} computes its statistics over a batch, which networks of several conditions do not share; "
-                    f"{way_out}."
-                )
-            if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
-                raise UserError(
-                    f"{what} has no batching rule in PyTorch, so it cannot have several sets of weights at once; call "
-                    "the network with one condition at a time."
-                )
-            if module.training and _has_no_batching_rule_in_training(module):
-                raise UserError(
-                    f"{what} has no batching rule in PyTorch in training mode, so it cannot have several sets of "
-                    "weights at once; call eval() on it, or call the network with one condition at a time."
-                )
-
-    def _attends_to_much(self, inputs: Iterable[Tensor]) -> bool:
-        """Whether the main network has attention, and its inputs are many numbers."""
-        attentions = [module for module in self.main_network.modules() if is_attention(module)]
-        if not attentions:
-            return False
-        of_pytorch = all(isinstance(module, nn.MultiheadAttention) for module in attentions)
-        return sum(each.numel() for each in inputs) >= (FEW_NUMBERS if of_pytorch else FEW_PIXELS)
-
     def _largest_kernel(self) -> int:
         """Weights in the largest kernel of a convolution that is generated."""
         convolutions = {
-            f"{name}.weight" for name, module in self.main_network.named_modules() if isinstance(module, _CONVOLUTIONS)
+            f"{name}.weight" for name, module in self.main_network.named_modules() if isinstance(module, CONVOLUTIONS)
         }
         kernels = [self.shapes[name].numel() for name, aliases in self.names.items() if convolutions & set(aliases)]
         return max(kernels, default=0)
-
-
-def _has_no_batching_rule_in_training(module: nn.Module) -> bool:
-    """Whether `vmap` cannot run a module in training mode, because it draws in a way of its own or changes a buffer."""
-    keeps_statistics = isinstance(module, nn.modules.instancenorm._InstanceNorm) and module.track_running_stats
-    iterates = any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values())
-    return keeps_statistics or iterates or isinstance(module, nn.RReLU)
-
-
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def _choose(main_network: nn.Module, choose: Callable[[str, nn.Parameter], bool]) -> dict[str, nn.Parameter]:
@@ -413,27 +363,3 @@ def _require_one_type(chosen: Mapping[str, nn.Parameter]) -> None:
 def _set_parameter(network: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
     module, _, attribute = name.rpartition(".")
     setattr(network.get_submodule(module), attribute, parameter)
-
-
-class _ContiguousInputs(TorchFunctionMode):
-    """Give linear layers contiguous inputs, as vmap repeats their weights for every row of any others."""
-
-    def __torch_function__(
-        self, function: Callable[..., Any], types: Any, args: tuple = (), keywords: Mapping[str, Any] | None = None
-    ) -> Any:
-        count = {F.linear: 1, F.multi_head_attention_forward: 3}.get(function, 0)
-        # One copy of a tensor that is given several times: attention tells by that whether it is self-attention.
-        copies = {id(each): each.contiguous() for each in args[:count]}
-        return function(*(copies[id(each)] for each in args[:count]), *args[count:], **(keywords or {}))
-
-
-@contextmanager
-def _attention_with_batching_rules(device: str) -> Iterator[None]:
-    """Let attention run in operations that vmap can batch well; the others are slow on a CPU."""
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext(), _ContiguousInputs():
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)

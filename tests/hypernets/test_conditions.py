@@ -136,8 +136,8 @@ def test_attention_to_many_numbers_one_by_one(name, limit, call, monkeypatch):
     network, inputs, conditions = make(name)
     call = getattr(network, call)
     expected = call(inputs, conditions)
-    monkeypatch.setattr(f"hypernets.hyper_dnn.{limit}", 0)
-    monkeypatch.setattr("hypernets.hyper_dnn.vmap", None)
+    monkeypatch.setattr(f"hypernets.several_networks.{limit}", 0)
+    monkeypatch.setattr("hypernets.several_networks.vmap", None)
     assert_close(call(inputs, conditions), expected)
 
 

@@ -1,0 +1,104 @@
+"""One network with several sets of weights: all at once by vmap, or one by one where that is faster."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+
+from hypernets.errors import UserError
+from hypernets.key_value_networks import is_attention
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+# Weights of a kernel. On a CPU, convolutions with a kernel for each example are faster at once only below this.
+SMALL_KERNEL = 300_000
+# Numbers that one network reads. On a CPU, networks with PyTorch's attention are faster at once only below the first.
+# Those with the attention of diffusers, to every pixel of a latent image, are only below the second.
+FEW_NUMBERS = 2**15
+FEW_PIXELS = 2**12
+
+
+def call_at_once(call: Callable[..., Any], weights: Mapping[str, Tensor], inputs: tuple[Tensor, ...]) -> Any:
+    """Return call(weights, *inputs) for each index of the first dimension of all of these, stacked, by `vmap`."""
+    device = next(iter(weights.values())).device.type
+    with _attention_with_batching_rules(device):
+        return vmap(call, randomness="different")(weights, *inputs)
+
+
+def call_one_by_one(call: Callable[..., Any], weights: Mapping[str, Tensor], inputs: tuple[Tensor, ...]) -> Any:
+    """Return the same as `call_at_once`, by a loop."""
+    apart = zip(*(weight.unbind() for weight in weights.values()), strict=True)
+    outputs = [
+        call(dict(zip(weights, each, strict=True)), *own)
+        for each, *own in zip(apart, *(each.unbind() for each in inputs), strict=True)
+    ]
+    return tree_map(lambda *each: torch.stack(each), *outputs)
+
+
+def require_batchable(network: nn.Module) -> None:
+    """Raise UserError for the first module that cannot have several sets of weights at once."""
+    for name, module in network.named_modules():
+        what = f"{name or 'The main network'} ({type(module).__name__})"
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None):
+            way_out = "use group norm" if module.running_mean is None else "call eval() on it, or use group norm"
+            raise UserError(
+                f"{what} computes its statistics over a batch, which networks of several conditions do not share; "
+                f"{way_out}."
+            )
+        if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+            raise UserError(
+                f"{what} has no batching rule in PyTorch, so it cannot have several sets of weights at once; call "
+                "the network with one condition at a time."
+            )
+        if module.training and _has_no_batching_rule_in_training(module):
+            raise UserError(
+                f"{what} has no batching rule in PyTorch in training mode, so it cannot have several sets of "
+                "weights at once; call eval() on it, or call the network with one condition at a time."
+            )
+
+
+def attends_to_much(network: nn.Module, inputs: Iterable[Tensor]) -> bool:
+    """Whether a network has attention, and its inputs are many numbers."""
+    attentions = [module for module in network.modules() if is_attention(module)]
+    if not attentions:
+        return False
+    of_pytorch = all(isinstance(module, nn.MultiheadAttention) for module in attentions)
+    return sum(each.numel() for each in inputs) >= (FEW_NUMBERS if of_pytorch else FEW_PIXELS)
+
+
+def _has_no_batching_rule_in_training(module: nn.Module) -> bool:
+    """Whether `vmap` cannot run a module in training mode, because it draws in a way of its own or changes a buffer."""
+    keeps_statistics = isinstance(module, nn.modules.instancenorm._InstanceNorm) and module.track_running_stats
+    iterates = any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values())
+    return keeps_statistics or iterates or isinstance(module, nn.RReLU)
+
+
+class _ContiguousInputs(TorchFunctionMode):
+    """Give linear layers contiguous inputs, as vmap repeats their weights for every row of any others."""
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple = (), keywords: Mapping[str, Any] | None = None
+    ) -> Any:
+        count = {F.linear: 1, F.multi_head_attention_forward: 3}.get(function, 0)
+        # One copy of a tensor that is given several times: attention tells by that whether it is self-attention.
+        copies = {id(each): each.contiguous() for each in args[:count]}
+        return function(*(copies[id(each)] for each in args[:count]), *args[count:], **(keywords or {}))
+
+
+@contextmanager
+def _attention_with_batching_rules(device: str) -> Iterator[None]:
+    """Let attention run in operations that vmap can batch well; the others are slow on a CPU."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext(), _ContiguousInputs():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
