@@ -128,7 +128,7 @@ class EncoderDecoder(nn.Module):
     def encode(self, source: Tensor) -> Memory:
         """Read sources, ids [S, B] with padding after their ends."""
         is_text = source != self.padding
-        x = self._dropped(self.source_embedding(source))  # [S, B, E]
+        x = self._embedded(self.source_embedding, source)  # [S, B, E]
         # Each source turned round in its place, so that the backward layer reads no padding before the text.
         places = torch.arange(len(source), device=source.device)[:, None]
         turned = torch.where(is_text, is_text.sum(dim=0) - 1 - places, places)[..., None]
@@ -148,8 +148,7 @@ class EncoderDecoder(nn.Module):
         (zero if not given) and after the last. In training mode `states` is ignored, and None is returned for each.
         """
         first, *others = [None] * (1 + len(self.decoder_layers)) if states is None else states
-        embedded = self._dropped(self.target_embedding(inputs))
-        x, first = self._run(self.first_decoder_layer, embedded, first)
+        x, first = self._run(self.first_decoder_layer, self._embedded(self.target_embedding, inputs), first)
         context, states = self.attention(x, memory), [first]
         for layer, state in zip(self.decoder_layers, others, strict=True):
             output, state = self._run(layer, self._dropped(torch.cat([x, context], dim=-1)), state)
@@ -165,6 +164,10 @@ class EncoderDecoder(nn.Module):
         if state is None:
             state = cell.state_type(*(tensor[0] for tensor in layer.initial_state(input.shape[1])))
         return run_cell(cell, input, state)
+
+    def _embedded(self, embedding: nn.Embedding, ids: Tensor) -> Tensor:
+        """Entries of about 1, as in Vaswani et al. (2017): LSTM cells hardly tell apart inputs that are far smaller."""
+        return self._dropped(embedding(ids) * embedding.embedding_dim**0.5)
 
     def _dropped(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)

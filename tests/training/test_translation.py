@@ -194,8 +194,22 @@ def test_the_plan_of_gnmt():
             torch.nn.init.zeros_(cell.weight_x), torch.nn.init.zeros_(cell.weight_h), torch.nn.init.zeros_(cell.bias)
     # Layers above that write zeros pass on what is below: the logits are those of the first decoder layer.
     batch = make_batch(random_sentences([3]), random_sentences([4], seed=1))
-    below, _ = silent.first_decoder_layer(silent.target_embedding(batch.inputs))
+    below, _ = silent.first_decoder_layer(8**0.5 * silent.target_embedding(batch.inputs))
     torch.testing.assert_close(silent(batch.source, batch.inputs), silent.softmax(below))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_cells_read_entries_of_about_one_and_logits_start_small(tied):
+    torch.manual_seed(0)
+    changes = {"hidden_size": 256, "tied_embeddings": tied}
+    network = encoder_decoder.build({**MAIN_NET, **changes}, HYPERNETS[0], 100, PADDING)
+    read = []
+    for layer in network.forward_layer, network.first_decoder_layer:
+        layer.register_forward_pre_hook(lambda layer, inputs: read.append(inputs[0].std().item()))
+    ids = torch.arange(END + 1, 100)[:, None]
+    logits = network(ids, ids)
+    assert read == pytest.approx([1, 1], rel=0.05)
+    assert logits.std() < 2
 
 
 def test_attention_is_a_mean_of_what_is_there():
