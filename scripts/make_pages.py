@@ -94,7 +94,8 @@ def figure_lines(table: str, records: Sequence[Record]) -> list[str]:
         if not groups:
             cells.append([row.network, "not run", paper, "", "", f"({row.counted:,})"])
     validation, parameters = "ours, validation (paper's)", "parameters (of the paper's network)"
-    return markdown_table(["network", "our run", "paper, test", "ours, test", validation, parameters], cells, left=2)
+    head = ["network", "our run", f"paper, {TABLES[table].split}", "ours, test", validation, parameters]
+    return markdown_table(head, cells, left=2)
 
 
 def run_lines(records: Sequence[Record]) -> list[str]:
