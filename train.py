@@ -26,7 +26,7 @@ from hypernets import UserError
 from training import command_line, provenance
 from training.compilation import resolve_compile
 from training.distributed import start_processes
-from training.logger import NoLogger, check_logger, open_logger
+from training.logger import NoLogger, check_access, check_logger, open_logger
 from training.loop import Budget, Trainer
 from training.memory import keep_freed_memory
 from training.optimizer import build_optimizer
@@ -69,6 +69,8 @@ def train(settings: dict[str, Any], overrides: list[str], experiment: str | None
         "precision": str(precision).removeprefix("torch."),
     }
     try:
+        if run is not None:
+            check_access(settings, run.path)
         splits, task = build_task(settings, processes)
         facts["compiled"] = resolve_compile(settings["compile"], settings["steps"], task, processes.device)
         trainer = Trainer(

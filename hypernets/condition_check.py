@@ -64,7 +64,8 @@ def weight_spread(network: HyperDNN, conditions: Tensor) -> float:
 
 def shuffled(conditions: Tensor) -> Tensor:
     """Give each of K conditions [K, ...] the place of another; none keeps its own, and the order is always the same."""
-    circle = torch.randperm(len(conditions), generator=torch.Generator().manual_seed(0)).to(conditions.device)
+    generator = torch.Generator().manual_seed(0)
+    circle = torch.randperm(len(conditions), generator=generator, device="cpu").to(conditions.device)
     places = torch.empty_like(circle)
     places[circle] = circle.roll(1)  # each takes the condition of the next in a random circle
     return conditions[places]

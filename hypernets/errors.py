@@ -36,6 +36,12 @@ def require_number(
     raise UserError(f"{name} is {value!r}; it must be a number{' ' if given else ''}{' and '.join(given)}.")
 
 
+def require_true_or_false(name: str, value: Any) -> None:
+    """Raise UserError unless the value of the setting `name` is a bool; even the text "no" would count as true."""
+    if not isinstance(value, bool):
+        raise UserError(f"{name} is {value!r}; it must be true or false.")
+
+
 def call_with_settings(function: Callable, group: str, settings: Mapping[str, Any], *arguments: Any) -> Any:
     """Call a function with the settings of a configuration group as keywords, after the positional arguments.
 

@@ -19,13 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from hypernets.bodies import CNNBody, MLPBody, RNNBody
-from hypernets.errors import UserError, require_whole
+from hypernets.errors import UserError, require_true_or_false, require_whole
 from hypernets.generation import Block, GenerateComponentWise, Generation, Shapes
 from hypernets.places import describe_tiles, description_size, find_places
 
 # Standard deviations at the start:
 CONSTANT_DEVIATION = 0.01  # of a tensor that is constant in the main network, as biases often are
 RESIDUAL_DEVIATION = 0.1  # of a change to a base, in standard deviations of the base
+LAYOUTS_KEPT = 64  # of other main networks
 
 
 class Hypernetwork(nn.Module):
@@ -85,6 +86,9 @@ class Hypernetwork(nn.Module):
     ) -> None:
         super().__init__()
         require_whole("condition_size", condition_size, least=0)
+        flags = {"condition_is_set": condition_is_set, "residual": residual, "learn_base": learn_base}
+        for name, value in (flags | {"described": described}).items():
+            require_true_or_false(name, value)
         require_whole("embedding_size", embedding_size)
         if not parameters:
             raise UserError("A hypernetwork needs at least one parameter to generate; it got none.")
@@ -312,6 +316,8 @@ class Hypernetwork(nn.Module):
             )
         key = tuple((name, tuple(shape)) for name, shape in shapes.items())
         if key not in self._other_layouts:
+            if len(self._other_layouts) == LAYOUTS_KEPT:
+                del self._other_layouts[next(iter(self._other_layouts))]  # the oldest
             with torch.inference_mode(False):
                 self._other_layouts[key] = self._lay_out(dict(key))
         return self._other_layouts[key]

@@ -19,7 +19,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     **{
         name.lower(): getattr(nn, name)
         for name in nn.modules.activation.__all__
-        if name not in ("MultiheadAttention", "Threshold")
+        if name not in ("GLU", "MultiheadAttention", "Threshold")  # these have other inputs or outputs
     },
     "linear": nn.Identity,
     "swish": nn.Hardswish,

@@ -83,7 +83,7 @@ def add_low_rank(network: nn.Module, rank: int) -> nn.Module:
 
 def add_key_value_networks(network: nn.Module, layer_structure: Sequence[float], activation: str) -> nn.Module:
     """Freeze a network and let its cross-attentions read the context through key-value networks."""
-    return KeyValueNetworks(network, layer_structure=tuple(layer_structure), activation=activation)
+    return KeyValueNetworks(network, layer_structure=layer_structure, activation=activation)
 
 
 ADAPTERS = {"none": lambda network: network, "low_rank": add_low_rank, "key_value": add_key_value_networks}

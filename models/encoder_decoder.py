@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hypernets import LSTM, HyperLSTM, UserError
-from hypernets.errors import call_with_settings, require_number, require_whole, without
+from hypernets.errors import call_with_settings, require_number, require_true_or_false, require_whole, without
 from hypernets.recurrent import run_cell
 
 LAYERS = {"none": LSTM, "hyperlstm": HyperLSTM}  # the recurrent layer, by the kind of the hypernetwork
@@ -88,8 +88,7 @@ class EncoderDecoder(nn.Module):
         require_whole("main_net.hidden_size", hidden_size)
         require_whole("main_net.num_layers", num_layers, least=2)
         require_number("main_net.dropout", dropout, least=0, below=1)
-        if not isinstance(tied_embeddings, bool):
-            raise UserError(f"main_net.tied_embeddings is {tied_embeddings!r}; it must be true or false.")
+        require_true_or_false("main_net.tied_embeddings", tied_embeddings)
         self.padding = padding
         self.dropout = dropout
         size = hidden_size

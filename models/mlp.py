@@ -16,13 +16,13 @@ class MLP(nn.Module):
         super().__init__()
         sizes = [inputs, *hidden_units, outputs]
         self.layers = nn.ModuleList(nn.Linear(size, after) for size, after in zip(sizes, sizes[1:], strict=False))
-        self.dropout = dropout
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [B, ...], flattened to [B, inputs], to [B, outputs]."""
         x = x.flatten(1)
         for layer in self.layers[:-1]:
-            x = F.dropout(F.relu(layer(x)), self.dropout, self.training)
+            x = self.dropout(F.relu(layer(x)))
         return self.layers[-1](x)
 
 

@@ -25,8 +25,8 @@ class RecurrentModel(nn.Module):
     Dropout of the input removes the whole input of a time step or keeps it, divided by the probability of keeping it.
 
     Args:
-        make_recurrent_layer: makes the layer from its input size; it has the interface of `torch.nn.LSTM`, such as
-            `hypernets.LSTM` or `hypernets.HyperLSTM`. Where the input is token ids, it reads those as well as vectors.
+        make_recurrent_layer: makes the layer from its input size; one of `hypernets`, such as `hypernets.LSTM` or
+            `hypernets.HyperLSTM`. Where the input is token ids, it reads those as well as vectors.
         input_size, output_size: I and O; where the input is token ids, I is the size of the vocabulary.
         input_dropout, output_dropout: probability of dropping the input of a time step, and a unit of the layer's
             output. One minus the keep probabilities that the paper gives.

@@ -112,14 +112,18 @@ class Dropout(nn.Module):
 
     def sampled(self, x: Tensor, samples: int) -> Tensor:
         """Outputs [S, B, K] for evaluation, of the same masks in every call."""
-        was_training = self.network.training
+        dropouts = [module for module in self.network.modules() if isinstance(module, nn.modules.dropout._DropoutNd)]
+        modes = [module.training for module in dropouts]
         devices = [x.device] if x.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(0)
-            self.network.train()
-            outputs = torch.stack([self.network(x) for _ in range(samples)])
-        self.network.train(was_training)
-        return outputs
+        try:
+            for module in dropouts:  # only these: batch norm in training mode would change its statistics
+                module.train()
+            with torch.random.fork_rng(devices):
+                torch.manual_seed(0)
+                return torch.stack([self.network(x) for _ in range(samples)])
+        finally:
+            for module, mode in zip(dropouts, modes, strict=True):
+                module.train(mode)
 
 
 def build_sampled(build: Callable[[], nn.Module], hypernet: Mapping[str, Any]) -> nn.Module:

@@ -1,9 +1,11 @@
 """Any image classifier of torchvision, untrained."""
 
+import torch
 import torchvision
 from torch import nn
 
 from hypernets import UserError
+from hypernets.errors import require_true_or_false
 
 # These two return auxiliary logits in training, which the task does not know.
 UNSUPPORTED = ("googlenet", "inception_v3")
@@ -22,6 +24,7 @@ def build(image_shape: tuple[int, int, int], num_classes: int, model: str, small
     known = [name for name in torchvision.models.list_models(module=torchvision.models) if name not in UNSUPPORTED]
     if model not in known:
         raise UserError(f"main_net.model is {model!r}; it must be a classifier of torchvision: {', '.join(known)}.")
+    require_true_or_false("main_net.small_images", small_images)
     network = torchvision.models.get_model(model, num_classes=num_classes)
     if small_images:
         if not (isinstance(getattr(network, "conv1", None), nn.Conv2d) and hasattr(network, "maxpool")):
@@ -34,4 +37,12 @@ def build(image_shape: tuple[int, int, int], num_classes: int, model: str, small
             f"{model} reads images of 3 channels, but this data set has {image_shape[0]}; choose another network, or "
             "a ResNet with main_net.small_images=true."
         )
-    return network
+    network.eval()
+    try:
+        with torch.no_grad():
+            network(torch.zeros(1, *image_shape))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        size = "x".join(map(str, image_shape[1:]))
+        reason = str(error).partition("\n")[0].rstrip(".!")
+        raise UserError(f"{model} cannot read images of {size} ({reason}); choose another main_net.model.") from None
+    return network.train()

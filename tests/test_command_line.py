@@ -31,6 +31,7 @@ MISTAKES = [
     ("optimizer.kind=sgd", "optimizer.betas", "momentum"),
     ("schedule=table8 steps=672000", "steps is 672000", "no rate after step 140000", "schedule.until"),
     ("main_net.kernel_decay=-1", "main_net.kernel_decay is -1", "at least 0"),
+    ("main_net=mlp +main_net.kernel_decay=1 hypernet=none", "main_net.kernel_decay is 1", "no convolution kernels"),
     ("device=tpu", "'tpu'", "device=cpu"),
     ("precision=fp16", "'fp16'", "bf16"),
     ("main_net.width=1000000", "parameters", "GiB", "smaller main_net"),

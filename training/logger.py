@@ -38,11 +38,19 @@ def check_logger(settings: Mapping[str, Any]) -> None:
         require_known("logger", settings["logger"], OF_WANDB)
 
 
+def check_access(settings: Mapping[str, Any], run_path: Path) -> None:
+    """Raise UserError if the logger cannot log this run here, before anything is written."""
+    if settings["logger"]["kind"] == "wandb":
+        from training.wandb_logger import check_and_import  # W&B takes a while to import
+
+        check_and_import(run_path, settings["logger"]["mode"])
+
+
 def open_logger(settings: Mapping[str, Any], run_path: Path, rows: list[dict[str, float]]) -> Logger:
     """Open the logger that the settings ask for and bring it up to date with all rows that metrics.jsonl holds."""
     options = dict(settings["logger"])
     if options.pop("kind") == "none":
         return NoLogger()
-    from training.wandb_logger import WandbLogger  # W&B takes a while to import: only those who log to it wait
+    from training.wandb_logger import WandbLogger  # only those who log to it wait
 
     return WandbLogger(run_path, rows, job_type="train", config=dict(settings), **options)

@@ -16,10 +16,11 @@ KEYS_OF_GROUPS = {
 }
 KNOWN = (*GROUPS, *INTERVALS, *TEXTS, "compile", "sync_batch_norm", "gradient_clip", "seed")
 
-# Two runs are the same if all their settings agree but these, which change nothing in the result except rounding.
+# Two runs are the same if all their settings agree but these, which change nothing in the result but rounding and, with
+# another kind of device, what is drawn there.
 # The content of the data is compared by its digest.
 CHANGE_NOTHING = (
-    *("logger", "runs", "run", "resume", "dataset.root", "dataset.path", "device", "compile", "sync_batch_norm"),
+    *("logger", "runs", "run", "resume", "dataset.root", "dataset.path", "device", "compile"),
     *("checkpoint_every", "log_every"),
 )
 # When a run goes on, it may change these, too.

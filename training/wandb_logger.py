@@ -31,14 +31,12 @@ class WandbLogger:
     """
 
     def __init__(self, run_path: Path, rows: list[dict[str, float]], mode: str, **about: Any) -> None:
-        self._wandb = _start_wandb(mode)
+        self._wandb = check_and_import(run_path, mode)
         self._path = run_path.absolute()
         # `last_steps` has the last step of each finished fragment, `pictures` the step and the name of each file.
         self._state = {"id": secrets.token_hex(5), "online": False, "last_steps": {}, "pictures": {}}
         if (self._path / STATE_FILE).exists():
             self._state = json.loads((self._path / STATE_FILE).read_text())
-        if self._state["online"] and mode == "offline":
-            raise UserError(f"{run_path} was logged online; resume with logger.mode=online, or with logger=none.")
         self._remove_unsynced_fragments()
         directory = self._path if mode == "online" else self._path / UNFINISHED
         directory.mkdir(exist_ok=True)
@@ -121,8 +119,15 @@ class WandbLogger:
         write_atomically(self._path / STATE_FILE, json.dumps(self._state).encode())
 
 
-def _start_wandb(mode: str):
-    """Import wandb so that it is quiet and never prompts; raises what `WandbLogger` raises."""
+def check_and_import(run_path: Path, mode: str) -> Any:
+    """Return wandb, made quiet and never to prompt; write nothing.
+
+    Raises:
+        UserError: the run was logged online and is to go on offline, or there are no credentials to log online.
+    """
+    state = run_path / STATE_FILE
+    if mode == "offline" and state.exists() and json.loads(state.read_text())["online"]:
+        raise UserError(f"{run_path} was logged online; resume with logger.mode=online, or with logger=none.")
     os.environ["WANDB_MODE"] = mode  # parts of wandb read only this
     os.environ.pop("WANDB_SERVICE", None)  # a parent's wandb process would outlive a kill of this one
     if mode == "offline":

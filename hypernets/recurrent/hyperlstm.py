@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hypernets.errors import require_number, require_whole
+from hypernets.errors import require_number, require_true_or_false, require_whole
 from hypernets.recurrent.dynamic import Embeddings, RowScales
 from hypernets.recurrent.layer import Masks, RecurrentLayer, Tensors
 from hypernets.recurrent.lstm import LSTMCell
@@ -56,6 +56,7 @@ class HyperLSTMCell(LSTMCell):
         require_whole("hyper_size", hyper_size)
         require_whole("embedding_size", embedding_size)
         require_number("hyper_recurrent_dropout", hyper_recurrent_dropout, least=0, below=1)
+        require_true_or_false("equal_start", equal_start)
         super().__init__(input_size, hidden_size, **main_settings)
         self.input_size = input_size
         self.state_sizes = (hidden_size, hidden_size, hyper_size, hyper_size)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hypernets.errors import require_number, require_whole
+from hypernets.errors import require_number, require_true_or_false, require_whole
 from hypernets.recurrent.layer import Masks, RecurrentLayer, Tensors
 
 LAYER_NORM_EPSILON = 1e-3  # of the authors' released cell
@@ -44,7 +44,9 @@ class LSTMCell(nn.Module):
         super().__init__()
         require_whole("input_size", input_size)
         require_whole("hidden_size", hidden_size)
+        require_true_or_false("layer_norm", layer_norm)
         require_number("recurrent_dropout", recurrent_dropout, least=0, below=1)
+        require_number("forget_bias", forget_bias)
         self.hidden_size = hidden_size
         self.state_sizes = (hidden_size, hidden_size)
         self.layer_norm = layer_norm

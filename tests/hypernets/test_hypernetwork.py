@@ -305,6 +305,15 @@ def test_a_described_hypernetwork_trains_after_inference():
     functional_call(other, network.weights(main_network=other), (x,)).sum().backward()
 
 
+def test_a_described_hypernetwork_remembers_few_architectures(monkeypatch):
+    monkeypatch.setattr("hypernets.hypernetwork.LAYOUTS_KEPT", 2)
+    described = partial(Hypernetwork, generation=COMPONENTS[2], body=MLPBody(8), described=True)
+    network = HyperDNN(make_deep(3, 8), described)
+    for width in (5, 6, 7, 5):
+        network.weights(main_network=make_deep(2, width))
+    assert len(network.hypernetwork._other_layouts) == 2
+
+
 def test_what_a_described_hypernetwork_cannot_generate_is_refused():
     network = HyperDNN(
         make_deep(3, 8), partial(Hypernetwork, generation=COMPONENTS[2], body=MLPBody(8), described=True)
@@ -372,6 +381,7 @@ def test_autocast_leaves_the_hypernetwork_in_full_precision():
         ({"condition_size": -1}, ["condition_size", "-1"]),
         ({"embedding_size": 0}, ["embedding_size", "0"]),
         ({"condition_is_set": True}, ["set", "AttentionBody", "MLPBody(8)"]),
+        ({"residual": "no"}, ["residual is 'no'", "true or false"]),
         ({"described": True}, ["GenerateComponentWise", "GenerateOnce()"]),
     ],
 )

@@ -332,6 +332,9 @@ def test_dropout_of_the_hyper_cell_is_its_own():
         (lambda: LSTM(3, 4, recurrent_dropout=1.0), "recurrent_dropout"),
         (lambda: HyperLSTM(3, 4, hyper_recurrent_dropout=-0.1), "hyper_recurrent_dropout"),
         (lambda: HyperRNN(3, 4, form="fast"), "row_scaled, full"),
+        (lambda: LSTM(3, 4, layer_norm="no"), "layer_norm is 'no'; it must be true or false"),
+        (lambda: HyperLSTM(3, 4, equal_start=0), "equal_start is 0"),
+        (lambda: LSTM(3, 4, forget_bias="1"), "forget_bias is '1'"),
     ],
 )
 def test_bad_options_are_refused(make, word):

@@ -8,6 +8,7 @@ from hypernets import UserError
 from models import IMAGE_CLASSIFIERS
 from models.hypernetworks import generate_weights
 from models.wide_resnet import WideResNet
+from training.task import build_within_memory
 
 STATIC = {"kind": "static", "filter_size": 3, "basic_channels": [16, 16], "embedding_size": 64, "projection_size": 64}
 OF_MNIST = STATIC | {"filter_size": 7, "embedding_size": 4, "projection_size": 4}
@@ -83,6 +84,12 @@ def test_a_network_of_torchvision_that_is_no_resnet():
     assert build("torchvision", settings)(torch.randn(2, 3, 32, 32)).shape == (2, 10)
 
 
+def test_a_network_that_reads_a_tensor_while_it_is_built_is_built_all_the_same():
+    settings = {"model": "regnet_y_400mf", "small_images": False}
+    network = build_within_memory(lambda: build("torchvision", settings))
+    assert network.training and network(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+
+
 @pytest.mark.parametrize(
     ("kind", "settings", "shape", "static", "word"),
     [
@@ -93,6 +100,9 @@ def test_a_network_of_torchvision_that_is_no_resnet():
         ("torchvision", {"model": "resnet19", "small_images": True}, (3, 32, 32), None, "resnet18"),
         ("torchvision", {"model": "squeezenet1_0", "small_images": True}, (3, 32, 32), None, "small_images=false"),
         ("torchvision", RESNET18, (1, 28, 28), None, "3 channels"),
+        ("torchvision", {"model": "vit_b_16", "small_images": False}, (3, 32, 32), None, "cannot read images of 32x32"),
+        ("torchvision", {"model": "alexnet", "small_images": False}, (3, 32, 32), None, "cannot read images of 32x32"),
+        ("torchvision", RESNET18 | {"small_images": "no"}, (3, 32, 32), None, "true or false"),
     ],
 )
 def test_what_does_not_fit_is_refused(kind, settings, shape, static, word):

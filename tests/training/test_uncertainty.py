@@ -45,6 +45,16 @@ def test_samples_for_evaluation_are_always_the_same(hypernet):
     assert torch.equal(torch.get_rng_state(), state) and not any(module.training for module in sampled.modules())
 
 
+def test_samples_for_evaluation_leave_batch_norm_as_it_is():
+    sampled = build_sampled(lambda: nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(0.5)), {"kind": "none"}).eval()
+    x = torch.randn(6, 2)
+    outputs = sampled.sampled(x, samples=3)
+    assert torch.equal(sampled.network[0].running_mean, torch.zeros(2)), "evaluation learns nothing"
+    kept = outputs != 0
+    assert not kept.all()
+    torch.testing.assert_close(outputs[kept], (2 * x).expand_as(outputs)[kept], rtol=1e-4, atol=1e-4)
+
+
 CUBIC = [
     *("dataset=toy_cubic", "main_net=mlp", "main_net.hidden_units=[8]", "precision=float32", "schedule=constant"),
     *("schedule.rate=0.02", "steps=150", "validate_every=50", "logger=none", "device=cpu"),

@@ -223,6 +223,14 @@ def test_a_run_of_train_py_arrives(server, tmp_path, launcher):
     assert any(key.startswith("kernels/") for row in received["rows"] for key in row)
 
 
+def test_a_run_that_wandb_refuses_leaves_nothing_behind(tmp_path, launcher):
+    sizes = ["main_net.depth=10", f"dataset.path={launcher.images}", "dataset.batch_size=16", "device=cpu"]
+    command = [sys.executable, str(ROOT / "train.py"), *sizes, "steps=4", "runs=runs", "run=one", "logger=wandb_online"]
+    refused = run_program(command, tmp_path)
+    assert refused.returncode == 1 and "W&B has no credentials" in refused.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 def test_online_the_server_knows_the_last_step(server, tmp_path):
     run = tmp_path / "runs" / "one"
     assert "UserError: W&B has no credentials" in train(run, 0, 1, mode="online").stderr

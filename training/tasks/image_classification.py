@@ -115,12 +115,18 @@ def build(settings: Mapping[str, Any], processes: Processes) -> tuple[ImageSplit
     torch.manual_seed(settings["seed"])
     network = build_network(settings, splits.image_shape, splits.num_classes)
     kernel_decay = settings["main_net"].get("kernel_decay", 0.0)
-    return splits, ImageClassification(network, kernel_decay).to(memory_format=torch.channels_last)  # as the images
+    task = ImageClassification(network, kernel_decay).to(memory_format=torch.channels_last)  # as the images
+    with torch.no_grad():
+        generated = network.weights() if isinstance(network, HyperDNN) else {}
+    if kernel_decay and not task.kernels(generated):
+        name = settings["main_net"]["name"]
+        raise UserError(f"main_net.kernel_decay is {kernel_decay}, but {name} has no convolution kernels; set it to 0.")
+    return splits, task
 
 
 def build_network(settings: Mapping[str, Any], image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
     """Build the network, images [B, C, H, W] -> logits [B, num_classes], from the settings of a run."""
-    main_net = {key: value for key, value in settings["main_net"].items() if key != "kernel_decay"}  # of this task
+    main_net = without(settings["main_net"], "kernel_decay")  # of this task
     build_main_network = main_network_builder({**settings, "main_net": main_net}, image_shape, num_classes)
     require_no_condition(settings["hypernet"])
     return generate_weights(build_within_memory(build_main_network), settings["hypernet"])
