@@ -74,6 +74,17 @@ def test_functions_depend_on_their_points(launcher, hypernet):
     assert test["mse"] != test["mse_shuffled_condition"] != test["mse_mean_condition"]
 
 
+@pytest.mark.parametrize(
+    ("hypernet", "word"),
+    [
+        (["+hypernet.condition=data", "+hypernet.condition_size=8", "+hypernet.units=[7]"], "hypernet.units"),
+        (["+hypernet.condition=parameters", "+hypernet.condition_size=3"], "hypernet.condition_size is 3"),
+    ],
+)
+def test_settings_of_the_code_that_nothing_reads_are_refused(launcher, assert_one_line, hypernet, word):
+    assert_one_line(launcher.call(*SINUSOIDS, "hypernet=none", *hypernet, f"runs={launcher.runs}"), word)
+
+
 def test_functions_of_the_test_are_never_trained():
     splits = sinusoids(points=10, batch_size=50, seed=3, device="cpu")
     assert all(torch.equal(one, other) for one, other in zip(splits.train.batch(7), splits.train.batch(7), strict=True))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from data.functions import FunctionSplits, SinusoidBatch, nearest_trained, sinusoids
 from hypernets import UserError
-from hypernets.errors import call_with_settings, without
+from hypernets.errors import call_with_settings, require_known, without
 from models import coordinate_mlp
 from models.conditioned_networks import ConcatenatedCode, GeneratedNetworks
 from models.encoders import MeanEncoder
@@ -93,6 +93,9 @@ def build(settings: Mapping[str, Any], processes: Processes) -> tuple[FunctionSp
     torch.manual_seed(settings["seed"])
     is_ready = condition == "parameters" or hypernet.get("condition_is_set")
     encoder = nn.Identity() if is_ready else MeanEncoder(2, size)
+    if condition == "parameters" and size != 2:
+        raise UserError(f"hypernet.condition_size is {size}, but a function has 2 parameters; set it to 2.")
     if hypernet["kind"] == "none":
+        require_known("hypernet", without(hypernet, "kind", "name"), ("condition", "condition_size"))
         return splits, FewShotRegression(ConcatenatedCode(network(size), encoder), condition)
     return splits, FewShotRegression(GeneratedNetworks(network(0), hypernet, encoder), condition)

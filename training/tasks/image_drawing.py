@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from data.build import build_images
 from data.images import ImageSplits
 from hypernets import UserError
-from hypernets.errors import call_with_settings, require_whole, without
+from hypernets.errors import call_with_settings, require_known, require_whole, without
 from models import coordinate_mlp
 from models.conditioned_networks import ConcatenatedCode, GeneratedNetworks
 from models.encoders import MeanEncoder, VectorEncoder
@@ -129,6 +129,7 @@ def build(settings: Mapping[str, Any], processes: Processes) -> tuple[ImageSplit
     else:
         encoder = VectorEncoder(height * width, size) if shown is None else MeanEncoder(3, size)
     if hypernet["kind"] == "none":
+        require_known("hypernet", without(hypernet, "kind", "name"), ("condition", "condition_size"))
         conditioned = ConcatenatedCode(network(size), encoder)
     else:
         conditioned = GeneratedNetworks(network(0), hypernet, encoder)
