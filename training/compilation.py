@@ -14,8 +14,8 @@ def resolve_compile(setting: bool | str, steps: int, task: nn.Module, device: to
 
     Only a task that says how to compile it is compiled by itself; a pass whose shapes change, for example, would be
     compiled again and again. The answer depends on the steps of the whole run, so that a run that is resumed goes on as
-    it began, unless it is extended past `PAYS_FROM`. What compiling saves on a GPU is not measured, so there it has to be
-    asked for.
+    it began, unless it is extended past `PAYS_FROM`. What compiling saves on a GPU is not measured, so there it has to
+    be asked for.
     """
     if setting != "auto":
         return setting
