@@ -25,7 +25,7 @@ from data.text import EvaluationStreams, TextSplits, TrainingStreams
 from data.text_sources import TextArrays, ptb_char, text
 from data.translation import EvaluationPairs, Subwords, TrainingPairs, TranslationSplits
 from data.translation_sources import TRANSLATIONS
-from hypernets.errors import UserError, call_with_settings, require_number, require_whole
+from hypernets.errors import UserError, call_with_settings, require_number, require_true_or_false, require_whole
 
 IMAGE_SETS: dict[str, Callable[..., ImageArrays]] = {
     "cifar10": cifar10,
@@ -266,8 +266,7 @@ def _load_images(
     _require_batch_size(settings["batch_size"], world_size)
     require_whole("seed", seed, least=0)
     require_whole("padding", settings["padding"], least=0)
-    if not isinstance(settings["flip"], bool):
-        raise UserError(f"flip is {settings['flip']!r}; it must be true or false.")
+    require_true_or_false("flip", settings["flip"])
     require_whole("small_steps", settings["small_steps"], least=0)
     if settings["small_size"] is not None or settings["small_steps"]:
         require_whole("small_size", settings["small_size"])

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from data.files import locate, require_md5, require_memory
-from hypernets.errors import UserError, require_number
+from hypernets.errors import UserError, require_number, require_true_or_false
 
 PTB_MD5 = {  # Mikolov's word-level files
     "train": "f26c4b92c5fdc7b3f8c7cdcb991d8420",
@@ -65,8 +65,7 @@ def text(
     The vocabulary is that of the whole file. With `bytes` the symbols are the bytes of the file, otherwise the
     characters that it encodes in UTF-8, without a byte-order mark at the start. The fractions count symbols.
     """
-    if not isinstance(bytes, bool):
-        raise UserError(f"bytes is {bytes!r}; it must be true or false.")
+    require_true_or_false("bytes", bytes)
     require_number("validation_fraction", validation_fraction, above=0, below=1)
     require_number("test_fraction", test_fraction, above=0, below=1)
     path = locate(root, path, "a text file")
