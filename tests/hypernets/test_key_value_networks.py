@@ -170,6 +170,7 @@ def test_dropout_is_where_the_file_says(said, expected):
         (lambda: KeyValueNetworks(decoder(), dropout=(0, 1.5, 0)), "in dropout is 1.5"),
         (lambda: KeyValueNetworks(decoder(), dropout=(0, None, 0)), "in dropout is None"),
         (lambda: KeyValueNetworks(decoder(), layer_structure=(1, "2", 1)), "in layer_structure is '2'"),
+        (lambda: KeyValueNetworks(decoder(), activation="glu"), "activation is 'glu'"),
         (lambda: KeyValueNetworks.from_web_ui(decoder(), OF_FILE | {"layer_structure": 3}), "layer_structure is 3"),
         (lambda: KeyValueNetworks.from_web_ui(decoder(), OF_FILE | {"activation_func": ["relu"]}), "activation is"),
         (lambda: KeyValueNetworks(decoder(), dropout=(0, 0.3, 0.3)), "begin and end with 0"),

@@ -116,9 +116,8 @@ def build(settings: Mapping[str, Any], processes: Processes) -> tuple[ImageSplit
     network = build_network(settings, splits.image_shape, splits.num_classes)
     kernel_decay = settings["main_net"].get("kernel_decay", 0.0)
     task = ImageClassification(network, kernel_decay).to(memory_format=torch.channels_last)  # as the images
-    with torch.no_grad():
-        generated = network.weights() if isinstance(network, HyperDNN) else {}
-    if kernel_decay and not task.kernels(generated):
+    shapes = network.shapes if isinstance(network, HyperDNN) else {}
+    if kernel_decay and not task.kernels({name: torch.empty(shape, device="meta") for name, shape in shapes.items()}):
         name = settings["main_net"]["name"]
         raise UserError(f"main_net.kernel_decay is {kernel_decay}, but {name} has no convolution kernels; set it to 0.")
     return splits, task
