@@ -356,12 +356,12 @@ class _SplitHead(nn.Module):
         super().__init__()
         if features % heads:
             raise UserError(f"The body has {features} features, which {heads} heads do not divide; change one of them.")
-        self.weight = nn.Parameter(torch.empty(heads, size, features // heads))
+        self.weight = nn.Parameter(torch.empty(size, heads, features // heads))  # Muon takes it as K matrices
         self.bias = nn.Parameter(torch.zeros(heads, size))
 
     def forward(self, features: Tensor) -> Tensor:
-        parts = features.squeeze(-2).unflatten(-1, (-1, len(self.weight)))  # [*, F / K, K]
-        return torch.einsum("ksf,...fk->...ks", self.weight, parts) + self.bias
+        parts = features.squeeze(-2).unflatten(-1, (-1, len(self.bias)))  # [*, F / K, K]
+        return torch.einsum("skf,...fk->...ks", self.weight, parts) + self.bias
 
 
 def _build_head(features: int, size: int, heads: int) -> nn.Module:

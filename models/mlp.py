@@ -1,12 +1,14 @@
 """A multi-layer perceptron on the pixels of an image."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hypernets import UserError
-from hypernets.errors import require_number, require_whole
+from hypernets.errors import call_with_settings, require_number, require_whole, without
 
 
 class MLP(nn.Module):
@@ -35,3 +37,10 @@ def build(image_shape: tuple[int, int, int], num_classes: int, hidden_units: lis
     require_number("main_net.dropout", dropout, least=0, below=1)
     channels, height, width = image_shape
     return MLP(channels * height * width, hidden_units, num_classes, dropout)
+
+
+def builder_for_regression(main_net: Mapping[str, Any]) -> Callable[[], MLP]:
+    """Return what builds the network from one number to another; raise UserError if `main_net` is not an MLP."""
+    if main_net["kind"] != "mlp":
+        raise UserError(f"There is no regression with main_net={main_net['kind']}; choose main_net=mlp.")
+    return partial(call_with_settings, build, "main_net", without(main_net, "kind", "name"), (1, 1, 1), 1)

@@ -82,7 +82,7 @@ def test_weights_equal_a_loop_over_the_pieces(generation):
     for embedding, tile in zip(hypernetwork.embeddings, tile_of_piece, strict=True):
         features = hypernetwork.body(torch.cat([condition, embedding]))
         if isinstance(generation, GenerateMultiple):
-            tiles += [heads[tile].weight[k] @ features[k::2] + heads[tile].bias[k] for k in range(2)]
+            tiles += [heads[tile].weight[:, k] @ features[k::2] + heads[tile].bias[k] for k in range(2)]
         else:
             tiles.append(heads[tile].weight @ features + heads[tile].bias)
     placed, generated = place(generation, tiles, shapes), hypernetwork(condition)

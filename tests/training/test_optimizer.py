@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from hypernets import GenerateMultiple, Hypernetwork, MLPBody
 from training.muon import orthogonalised
 from training.optimizer import build_optimizer
 
@@ -81,3 +82,19 @@ def test_muon_takes_a_kernel_as_a_matrix_and_leaves_biases_to_adam():
     descend(torch.optim.Adam(alone, betas=(0.9, 0.99)), alone, 0.1 * SETTINGS["adam_rate"])
     torch.testing.assert_close(layer["weight"].flatten(1), matrix[0])
     torch.testing.assert_close(layer["bias"], alone[0])
+
+
+def test_muon_takes_each_head_of_a_hypernetwork_as_a_matrix():
+    torch.manual_seed(0)
+    main_network = {"weight": torch.nn.Parameter(torch.randn(9, 8))}
+    hypernetwork = Hypernetwork(main_network, condition_size=4, generation=GenerateMultiple(3), body=MLPBody(12))
+    head = hypernetwork.heads[0].weight
+    before = head.detach().clone()
+    optimizer = build_optimizer(hypernetwork, SETTINGS)
+    set_rates(optimizer, 0.1)
+    hypernetwork(torch.randn(20, 4))["weight"].square().sum().backward()
+    optimizer.step()
+    steps = (before - head.detach()) / 0.1
+    for step, gradient in zip(steps.unbind(dim=1), head.grad.unbind(dim=1), strict=True):
+        assert step.shape == (24, 4)  # a third of the 72 weights from a third of the 12 features
+        torch.testing.assert_close(step, orthogonalised(gradient), rtol=0, atol=1e-4)

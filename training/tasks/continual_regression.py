@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from data.functions import POLYNOMIALS, FunctionSplits, three_polynomials
 from data.task_sequences import TaskBatch
-from hypernets import UserError
 from hypernets.errors import call_with_settings, without
 from models import mlp
 from models.task_networks import FineTuned, Separate, TaskConditioned, build_for_tasks
@@ -78,9 +77,6 @@ def build(settings: Mapping[str, Any], processes: Processes) -> tuple[FunctionSp
     dataset = without(settings["dataset"], "task", "name")
     beta = dataset.pop("beta", 0.0)
     splits = call_with_settings(partial(three_polynomials, device=processes.device), "dataset", dataset)
-    if settings["main_net"]["kind"] != "mlp":
-        raise UserError(f"There is no regression with main_net={settings['main_net']['kind']}; choose main_net=mlp.")
-    main_net = without(settings["main_net"], "kind", "name")
-    build_main_network = partial(call_with_settings, mlp.build, "main_net", main_net, (1, 1, 1), 1)
+    build_main_network = mlp.builder_for_regression(settings["main_net"])
     torch.manual_seed(settings["seed"])
     return splits, ContinualRegression(build_for_tasks(build_main_network, settings["hypernet"], TASKS, beta))

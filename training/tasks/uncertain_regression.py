@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from data.functions import NOISE, REACH, FunctionSplits, toy_cubic
-from hypernets import UserError
 from hypernets.errors import call_with_settings, require_number, require_whole, without
 from models import mlp
 from models.sampled_networks import NoiseConditioned, build_sampled
@@ -99,11 +98,8 @@ def build(settings: Mapping[str, Any], processes: Processes) -> tuple[FunctionSp
     left_out = ("task", "name", "samples", "posterior")
     dataset = without(settings["dataset"], *left_out)
     splits = call_with_settings(partial(toy_cubic, device=processes.device), "dataset", dataset)
-    if settings["main_net"]["kind"] != "mlp":
-        raise UserError(f"There is no regression with main_net={settings['main_net']['kind']}; choose main_net=mlp.")
-    main_net = without(settings["main_net"], "kind", "name")
+    build_main_network = mlp.builder_for_regression(settings["main_net"])
     torch.manual_seed(settings["seed"])
-    build_main_network = partial(call_with_settings, mlp.build, "main_net", main_net, (1, 1, 1), 1)
     network = build_sampled(build_main_network, settings["hypernet"])
     samples, posterior = (settings["dataset"].get(name) for name in ("samples", "posterior"))
     return splits, UncertainRegression(network, samples, posterior, dataset["batch_size"])
