@@ -1,5 +1,6 @@
 """Lines that a handwriting model writes, and where its hypernetwork changes the weights (Figure 7)."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -58,19 +59,20 @@ def write(model: nn.Module, steps: int, bias: float = 0.0, seed: int = 0) -> Wri
 
 
 def picture(columns: Sequence[tuple[str, Sequence[Written]]]) -> "Figure":
-    """Draw columns of lines, each with a title: black strokes, and under a HyperLSTM's a strip for each gate.
+    """Draw columns of lines, all equally many, each with a title: black strokes, and a HyperLSTM's strip for each gate.
 
     A strip is dark where the row scales d_h of the gate changed most while the pen was above it; where the pen passed
     twice, the larger change counts. A strip has its full colour at its 99th percentile.
     """
     from matplotlib.figure import Figure
 
-    sizes = [_size(lines) for _, lines in columns]
-    width, height = max(width for width, _ in sizes), max(height for _, height in sizes)
+    heights = [max(map(_height, row)) for row in zip(*(lines for _, lines in columns), strict=True)]
+    height, width = sum(heights), 1.0 + max(np.ptp(line.points[:, 0]) for _, lines in columns for line in lines)
     inches = 10 if len(columns) == 1 else 7
     figure = Figure(figsize=(inches * len(columns), inches * height / width + 0.4), layout="constrained")
     for axes, (title, lines) in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
-        _draw_lines(axes, lines)
+        for line, top in zip(lines, itertools.accumulate(heights, initial=0.0), strict=False):
+            _draw_line(axes, line, top)
         axes.set(title=title, xlim=(-0.03 * width, 1.01 * width), ylim=(height, -0.01 * width), aspect="equal")
         axes.axis("off")
     return figure
@@ -94,28 +96,20 @@ def _height(line: Written) -> float:
     return np.ptp(line.points[:, 1]) + (1 if line.changes is None else 2.5) * _gap(line)
 
 
-def _size(lines: Sequence[Written]) -> tuple[float, float]:
-    return max(np.ptp(line.points[:, 0]) for line in lines) + 1.0, sum(map(_height, lines))
-
-
-def _draw_lines(axes: "Axes", lines: Sequence[Written]) -> None:
+def _draw_line(axes: "Axes", line: Written, top: float) -> None:
     from matplotlib.collections import LineCollection
 
-    top = 0.0
-    for line in lines:
-        place = line.points[:, :2] - line.points[:, :2].min(axis=0) + [0, top]
-        strokes = np.split(place, np.flatnonzero(line.points[:, 2]) + 1)
-        strokes = [np.concatenate([stroke, stroke[-1:] + 0.01]) for stroke in strokes if len(stroke)]  # dots, too
-        axes.add_collection(LineCollection(strokes, colors="black", linewidths=0.8, capstyle="round"))
-        if line.changes is not None:
-            below, deep = top + np.ptp(line.points[:, 1]) + 0.5 * _gap(line), 1.5 * _gap(line)
-            extent = (0, np.ptp(line.points[:, 0]), below + deep, below)
-            shown = {"cmap": "Blues", "vmin": 0, "vmax": 1, "interpolation": "nearest", "aspect": "equal"}
-            axes.imshow(_strips(line), extent=extent, **shown)
-            for gate, name in enumerate(GATES):
-                middle = below + (gate + 0.5) / len(GATES) * deep
-                axes.text(-1, middle, f"{name} ", fontsize=5, ha="right", va="center")
-        top += _height(line)
+    place = line.points[:, :2] - line.points[:, :2].min(axis=0) + [0, top]
+    strokes = np.split(place, np.flatnonzero(line.points[:, 2]) + 1)
+    strokes = [np.concatenate([stroke, stroke[-1:] + 0.01]) for stroke in strokes if len(stroke)]  # dots, too
+    axes.add_collection(LineCollection(strokes, colors="black", linewidths=0.8, capstyle="round"))
+    if line.changes is None:
+        return
+    below, deep = top + np.ptp(line.points[:, 1]) + 0.5 * _gap(line), 1.5 * _gap(line)
+    extent = (0, np.ptp(line.points[:, 0]), below + deep, below)
+    axes.imshow(_strips(line), cmap="Blues", vmin=0, vmax=1, interpolation="nearest", aspect="equal", extent=extent)
+    for gate, name in enumerate(GATES):
+        axes.text(-1, below + (gate + 0.5) / len(GATES) * deep, f"{name} ", fontsize=5, ha="right", va="center")
 
 
 def _strips(line: Written) -> np.ndarray:
