@@ -2,7 +2,7 @@
 
     python -m benchmarks --quick             # a few ratios, in about a minute; writes nothing
     python -m benchmarks [--rounds 9]        # everything, in an hour or so; writes results/performance.json
-    python -m benchmarks --only recurrent    # or images, or operations: the others keep their figures
+    python -m benchmarks --only recurrent    # or images, or counts: the others keep their figures
 
 `python -m scripts.make_pages` then makes results/performance.md.
 """
@@ -20,12 +20,15 @@ RECORD = Path(__file__).resolve().parent.parent / "results" / "performance.json"
 PARTS = {
     "recurrent": recurrent.measure,
     "images": images.measure,
-    "operations": lambda rounds, device: {"wide_resnets": images.operations((1, 2), device)},
+    "counts": lambda rounds, device: {
+        "operations_per_image": images.operations((1, 2), device),
+        "hyperrnn_forms": recurrent.memory_of_forms(device),
+    },
 }
 QUICK = {
     "recurrent": lambda device: recurrent.against_built_in("256 units, batch of 32", 3, device),
     "images": lambda device: images.hyper_against_plain(1, images.sample_batches(device), 3, device),
-    "operations": lambda device: images.operations((1,), device),
+    "counts": lambda device: images.operations((1,), device),
 }
 
 

@@ -1,4 +1,7 @@
-"""What the recurrent layers cost against torch.nn.LSTM of the same width: as they are, compiled, in the first call."""
+"""What the recurrent layers cost against torch.nn.LSTM of the same width: as they are, compiled, in the first call.
+
+And the memory of a HyperRNN in both forms, which is counted.
+"""
 
 import os
 import subprocess
@@ -9,10 +12,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.timing import alternate
-from hypernets import LSTM, HyperLSTM
+from hypernets import LSTM, HyperLSTM, HyperRNN
 
 VOCABULARY, STEPS = 50, 100  # Table 3; hyper cell of 128 units, N_z = 4
 BUILT_IN = "torch.nn.LSTM"
@@ -74,6 +77,27 @@ def against_built_in(case: str, rounds: int, device: torch.device) -> dict[str, 
                 layer.compile()
             contenders[name + suffix] = training_step(layer, batch_size, device)
     return alternate(contenders, rounds, device)
+
+
+def memory_of_forms(device: torch.device) -> dict[str, dict[str, float]]:
+    """Megabytes of a HyperRNN of 1000 units that generates its weights or scales their rows (section 3.2); counted."""
+    counted = {}
+    for form in "full", "row_scaled":
+        layer = HyperRNN(VOCABULARY, 1000, form=form).to(device)
+        parameters = {each.untyped_storage().data_ptr(): each.nbytes for each in layer.parameters()}
+        kept: dict[int, int] = {}
+
+        def keep(tensor: Tensor, kept: dict[int, int] = kept) -> Tensor:
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            outputs = layer(torch.randn(STEPS, 32, VOCABULARY, device=device))  # what is kept lives as long as these
+        sizes = sum(parameters.values()), sum(size for place, size in kept.items() if place not in parameters)
+        counted[form] = {name: size / 1e6 for name, size in zip(("parameters", "kept"), sizes, strict=True)}
+        del outputs
+    return counted
 
 
 def first_calls() -> dict[str, Any]:
