@@ -23,8 +23,8 @@ CAPTIONS = {
     "first_call": "Seconds of the first training step in a new process, 1000 units and a batch of 32:",
     "wide_resnets": "Plain and hyper, side by side:",
     "operations_per_image": "Floating-point operations per image of a training step, forward and backward:",
-    "hyperrnn_forms": "HyperRNN of 1000 units, N_z = 4, which generates its weights (Eq. 5-6) or scales the rows of "
-    "learned ones (Eq. 7-8): megabytes of its parameters, and of what it keeps for the backward pass over 32 sequences:",
+    "hyperrnn_forms": "A HyperRNN of 1000 units that generates its weights (Eq. 5-6), and one that scales the rows of "
+    "learned weights (Eq. 7-8): megabytes of parameters, and of what 32 sequences keep for the backward pass:",
     "settings": "Training steps of Hyper WRN-40-1 with one setting changed from bf16, not compiled:",
 }
 # An LSTM multiplies with 4 H (I + H) weights per step, a HyperLSTM with 4 H^ (I + H + H^) + 12 N_z (H^ + H) more.
