@@ -93,10 +93,9 @@ def memory_of_forms(device: torch.device) -> dict[str, dict[str, float]]:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            outputs = layer(torch.randn(STEPS, 32, VOCABULARY, device=device))  # what is kept lives as long as these
-        sizes = sum(parameters.values()), sum(size for place, size in kept.items() if place not in parameters)
-        counted[form] = {name: size / 1e6 for name, size in zip(("parameters", "kept"), sizes, strict=True)}
-        del outputs
+            _outputs = layer(torch.randn(STEPS, 32, VOCABULARY, device=device))  # what is kept lives as long as these
+        beside_parameters = sum(size for place, size in kept.items() if place not in parameters)
+        counted[form] = {"parameters": sum(parameters.values()) / 1e6, "kept": beside_parameters / 1e6}
     return counted
 
 

@@ -40,7 +40,7 @@ def build(image_shape: tuple[int, int, int], num_classes: int, hidden_units: lis
 
 
 def builder_for_regression(main_net: Mapping[str, Any]) -> Callable[[], MLP]:
-    """Return what builds the network from one number to another; raise UserError if `main_net` is not an MLP."""
+    """Return a function that builds a network from one number to another; raise UserError if it is not an MLP."""
     if main_net["kind"] != "mlp":
         raise UserError(f"There is no regression with main_net={main_net['kind']}; choose main_net=mlp.")
     return partial(call_with_settings, build, "main_net", without(main_net, "kind", "name"), (1, 1, 1), 1)

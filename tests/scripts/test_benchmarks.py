@@ -1,5 +1,9 @@
 """The benchmarks: what they count, and how figures become tables."""
 
+import torch
+
+from benchmarks.recurrent import STEPS, memory_of_forms
+
 
 def test_operations_of_a_training_step(launcher):
     def convolution(c_in, c_out, size):
@@ -14,3 +18,12 @@ def test_operations_of_a_training_step(launcher):
     plain, hyper = (int(cell.replace(",", "")) for cell in row.split("|")[2:4])
     assert plain == 3 * forward - stem  # no gradient with respect to the images
     assert 1 < hyper / plain < 1.01
+
+
+def test_memory_of_both_forms_of_a_hyperrnn():
+    full, row_scaled = memory_of_forms(torch.device("cpu")).values()
+    of_main_network = 4 * 1000 * (1000 + 50) * 4 / 1e6  # W_hz and W_xz for N_z = 4, in megabytes
+    assert of_main_network < full["parameters"] < 1.1 * of_main_network
+    assert row_scaled["parameters"] < full["parameters"] / 3
+    states = STEPS * 32 * 1000 * 4 / 1e6  # h at every step
+    assert full["kept"] > 4 * states and states < row_scaled["kept"] < full["kept"] / 2
