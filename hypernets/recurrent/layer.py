@@ -94,6 +94,9 @@ class RecurrentLayer(nn.Module):
                 the CPU only: on an accelerator the check would wait for the device in every step).
         """
         self._check_input(input)
+        dtype = next(self.parameters()).dtype
+        if torch.float64 in (dtype, input.dtype) and input.is_floating_point():  # which autocast leaves as they are
+            input = input.to(dtype)
         if self.batch_first:
             input = input.transpose(0, 1)
         batch_size = input.shape[1]

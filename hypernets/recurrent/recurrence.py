@@ -23,7 +23,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from hypernets.transforms import is_transformed
+from hypernets.transforms import are_batched, is_transformed
 
 # Rows (time steps times sequences) of a block: enough for a fast product, few enough to need little memory.
 BLOCK_ROWS = 512
@@ -226,8 +226,9 @@ class Recurrence(torch.autograd.Function):
         input, *saved = ctx.saved_tensors
         remaining = iter(saved)
         operands = ctx.plan.operands([next(remaining) if present else None for present in ctx.present])
-        if torch.is_grad_enabled():  # second derivatives are asked for
-            return None, None, *_differentiable_gradients(ctx, input, operands, (d_outputs, *d_state))
+        # Second derivatives are asked for, or several gradients at once, for which the room below would be too small.
+        if torch.is_grad_enabled() or are_batched(d_outputs, *d_state):
+            return None, None, *_gradients_step_by_step(ctx, input, operands, (d_outputs, *d_state))
         outputs, *kept = remaining
         plan, block, dtype = ctx.plan, ctx.block, ctx.plan.dtype
         steps, batch_size = input.shape[:2]
@@ -279,23 +280,24 @@ class Recurrence(torch.autograd.Function):
         return None, None, d_input, *d_input_weights, *d_recurrent_weights, *d_masks, *d_state, *d_parameters
 
 
-def _differentiable_gradients(
+def _gradients_step_by_step(
     ctx: Any, input: Tensor, operands: Operands, d_results: Sequence[Tensor]
 ) -> list[Tensor | None]:
-    """Return the gradients of `input` and of the operands as functions that can be differentiated again."""
-    plan, needed = ctx.plan, ctx.needs_input_grad[2:]
-    # As tensors of their own, or a gradient would include what comes through one operand from another.
-    tensors = [t if t is None else t.view_as(t) for t in (input, *(t for group in operands for t in group))]
-    input, *of_operands = tensors
-    operands = plan.operands(of_operands)
+    """Return the gradients of `input` and of the operands as autograd finds them, which can be differentiated again."""
+    plan, needed, again = ctx.plan, ctx.needs_input_grad[2:], torch.is_grad_enabled()
+    autocast = torch.autocast(input.device.type, plan.autocast or torch.bfloat16, enabled=plan.autocast is not None)
+    with torch.enable_grad(), autocast:
+        # As tensors of their own, or a gradient would include what comes through one operand from another.
+        tensors = [t if t is None else t.view_as(t) for t in (input, *(t for group in operands for t in group))]
+        input, *of_operands = tensors
+        operands = plan.operands(of_operands)
 
-    def take_steps() -> tuple[Tensor, tuple[Tensor, ...]]:
-        return step_by_step(plan.cell, input, operands)
+        def take_steps() -> tuple[Tensor, tuple[Tensor, ...]]:
+            return step_by_step(plan.cell, input, operands)
 
-    with torch.autocast(input.device.type, plan.autocast or torch.bfloat16, enabled=plan.autocast is not None):
         output, state = plan.with_parameters(operands.parameters, take_steps)
     wanted = [tensor for tensor, is_needed in zip(tensors, needed, strict=True) if is_needed]
-    gradients = iter(torch.autograd.grad((output, *state), wanted, d_results, create_graph=True, allow_unused=True))
+    gradients = iter(torch.autograd.grad((output, *state), wanted, d_results, create_graph=again, allow_unused=True))
     return [next(gradients) if is_needed else None for is_needed in needed]
 
 

@@ -275,6 +275,17 @@ def test_second_derivatives(kind):
     assert_agree(*results)
 
 
+@pytest.mark.parametrize("kind", LAYERS)
+def test_several_gradients_at_once(kind):
+    layer = make_pair(kind)[1]
+    input = torch.randn(5, 2, layer.input_size, dtype=torch.float64, requires_grad=True)
+    outputs = layer(input)[0][-1, 0, :3]
+    (together,) = torch.autograd.grad(outputs, input, torch.eye(3).double(), is_grads_batched=True, retain_graph=True)
+    for output, gradient in zip(outputs, together, strict=True):
+        torch.testing.assert_close(gradient, torch.autograd.grad(output, input, retain_graph=True)[0])
+    assert not together.requires_grad
+
+
 def test_transforms_of_functions():
     """`torch.func`, forward-mode differentiation and `torch.export` look into every step."""
     reference, fast = make_pair("layer_norm_hyperlstm")

@@ -165,6 +165,15 @@ def test_autocast_keeps_the_state_in_float32(kind):
 # Against what is known
 
 
+@pytest.mark.parametrize(("of_layer", "of_input"), [("float32", "float64"), ("float64", "float32")])
+def test_autocast_takes_any_type(of_layer, of_input):
+    layer = make_layer("lstm").to(getattr(torch, of_layer))
+    with torch.autocast("cpu", torch.bfloat16):
+        output = layer(torch.randn(5, 2, 3, dtype=getattr(torch, of_input)))[0]
+    output.sum().backward()
+    assert output.dtype == getattr(torch, of_layer)
+
+
 def test_hyperrnn_forms_agree_where_the_full_tensor_scales_rows():
     """<W_hz, z> = diag(D z) W for W_hz[u, v, n] = D[u, n] W[u, v]: Eq. 5-6 is then Eq. 7-8."""
     scaled = make_layer("hyperrnn_row_scaled", num_layers=2)
