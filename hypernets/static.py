@@ -11,7 +11,7 @@ Shape legend
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ def tileable_kernels(
 
     These have filters of the given size (height and width), and their channels are multiples of those of the basic
     kernel, (N_in, N_out). In most networks that leaves out the stem, which reads three channels, and 1x1 shortcuts.
+    Leave transposed convolutions out yourself: their kernels are [c_in, c_out, ...], so they would be tiled and scaled
+    the wrong way round.
     """
     size = _two_sizes("filter_size", filter_size if isinstance(filter_size, Sequence) else (filter_size, filter_size))
     return partial(_is_tileable, size, _two_sizes("basic_channels", basic_channels))
@@ -61,7 +63,8 @@ class StaticHypernetwork(nn.Module):
 
     In evaluation mode without gradients, the kernels are generated once and kept until a parameter changes, since the
     embeddings are then constant (section 3.1). Inference costs no more than with learned kernels. (Changes through
-    `parameter.data` cannot be noticed; call `eval()` after those. Under `torch.compile`, every call generates them.)
+    `parameter.data`, NumPy arrays or `torch.distributed` cannot be noticed; call `eval()` after those. Under
+    `torch.compile`, every call generates them.)
 
     Initialisation. The kernels start with the variance 2 / fan-in of He et al. for every layer, although layers of
     different widths share one generator. Both projections are semi-orthogonal matrices scaled to preserve the mean
@@ -151,6 +154,10 @@ class StaticHypernetwork(nn.Module):
         """Set the mode, and forget the kernels that are kept."""
         self._kept = None
         return super().train(mode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the kernels that are kept out of copies and pickles."""
+        return {**vars(self), "_kept": None}
 
     def _generate(self) -> dict[str, Tensor]:
         # The generator is a few hundredths of the main network's arithmetic, but every kernel hangs on it: it runs in
