@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hypernets.errors import UserError, require_number
+from hypernets.errors import UserError, require_number, require_true_or_false
 
 # By the names that the web UI gives them: its own, and every activation of torch.nn in lower case.
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -166,6 +166,9 @@ class KeyValueNetworks(nn.Module):
     ) -> None:
         super().__init__()
         require_structure(layer_structure, activation, dropout)
+        require_number("strength", strength)
+        require_true_or_false("layer_norm", layer_norm)
+        require_true_or_false("activate_output", activate_output)
         found = {name: module for name, module in frozen_model.named_modules() if is_attention(module)}
         chosen: dict[str, int] = {}
         for name, module in found.items():
@@ -192,6 +195,11 @@ class KeyValueNetworks(nn.Module):
             "activate_output": activate_output,
         }
         self.frozen_model = frozen_model.requires_grad_(False).eval()
+        self._chosen = list(chosen)
+        for module in frozen_model.modules():
+            # Their nested tensors are for a fast path only, which an attention that is changed does not take.
+            if isinstance(module, nn.TransformerEncoder) and {found[name] for name in chosen} & set(module.modules()):
+                module.enable_nested_tensor = module.use_nested_tensor = False
         like = next(frozen_model.parameters())
         network = partial(
             ContextNetwork,
@@ -233,7 +241,14 @@ class KeyValueNetworks(nn.Module):
         return (query, *changed, *inputs[3:]), given
 
     def forward(self, *inputs: Any, **keywords: Any) -> Any:
-        """Call the model."""
+        """Call the model. Raises UserError where diffusers has fused the projections of an attention."""
+        for name in self._chosen:
+            processor = getattr(self.frozen_model.get_submodule(name), "processor", None)
+            if type(processor).__name__.startswith("Fused"):
+                raise UserError(
+                    f"{name} has fused projections, which read the context past the networks; call "
+                    "unfuse_qkv_projections() on the model."
+                )
         return self.frozen_model(*inputs, **keywords)
 
     def train(self, mode: bool = True) -> "KeyValueNetworks":
@@ -279,9 +294,9 @@ class KeyValueNetworks(nn.Module):
         structure = {
             "layer_structure": state.get("layer_structure") or (1, 2, 1),
             "activation": state.get("activation_func") or "linear",
-            "layer_norm": state.get("is_layer_norm") or False,
+            "layer_norm": bool(state.get("is_layer_norm")),
             "dropout": state.get("dropout_structure") or (),
-            "activate_output": state.get("activate_output", True),
+            "activate_output": bool(state.get("activate_output", True)),
         }
         require_structure(structure["layer_structure"], structure["activation"], structure["dropout"])
         hidden = len(structure["layer_structure"]) - 2

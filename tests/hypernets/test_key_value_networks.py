@@ -163,6 +163,8 @@ def test_dropout_is_where_the_file_says(said, expected):
     [
         (lambda: KeyValueNetworks(nn.Linear(2, 2)), "No attention of the model was chosen"),
         (lambda: KeyValueNetworks(decoder(), activation="square"), "activation is 'square'"),
+        (lambda: KeyValueNetworks(decoder(), layer_norm="no"), "layer_norm is 'no'"),
+        (lambda: KeyValueNetworks(decoder(), strength="1"), "strength is '1'"),
         (lambda: KeyValueNetworks(decoder(), layer_structure=(1, 2)), "begin and end with 1"),
         (lambda: KeyValueNetworks(decoder(), layer_structure=()), "begin and end with 1"),
         (lambda: KeyValueNetworks(decoder(), dropout=True), "dropout is True; .* each of the 3 sizes"),
@@ -190,6 +192,29 @@ def test_a_refused_file_leaves_the_model_as_it_is():
         KeyValueNetworks.from_web_ui(model, state | {WIDTH: (state[WIDTH][0], {"linear.0.weight": torch.ones(2, 2)})})
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_transformer_with_a_padding_mask():
+    """With nested tensors, PyTorch's encoder would hand the changed attention a kind of tensor that it refuses."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(WIDTH, nhead=2, dim_feedforward=16, batch_first=True)
+    model, tokens = nn.TransformerEncoder(layer, num_layers=2).eval(), torch.randn(2, 5, WIDTH)
+    padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    with torch.no_grad():
+        expected = model(tokens, src_key_padding_mask=padding)
+        styled = KeyValueNetworks(model, attention=lambda *_: True)
+        output = styled(tokens, src_key_padding_mask=padding)
+    torch.testing.assert_close(output[~padding], expected[~padding])
+    assert not torch.allclose(changed(styled)(tokens, src_key_padding_mask=padding)[~padding], expected[~padding])
+
+
+def test_fused_projections_are_refused():
+    styled = KeyValueNetworks(unet())
+    styled.frozen_model.fuse_qkv_projections()
+    with pytest.raises(UserError, match=r"attn2 has fused projections, .* unfuse_qkv_projections\(\)"):
+        call(styled)
+    styled.frozen_model.unfuse_qkv_projections()
+    call(styled)
 
 
 class ScaledLinear(nn.Linear):
