@@ -2,12 +2,13 @@
 
 import copy
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import checkpoint
 
 from hypernets.errors import UserError, require_number
@@ -15,8 +16,10 @@ from hypernets.several_networks import (
     CONVOLUTIONS,
     SMALL_KERNEL,
     attends_to_much,
+    buffers_that_stay,
     call_at_once,
     call_one_by_one,
+    joined,
     require_batchable,
 )
 from hypernets.transforms import is_transformed
@@ -42,8 +45,9 @@ class HyperDNN(nn.Module):
     weights. `per_example` takes a condition for each input, and `ensemble` shows the same inputs to the networks of
     several conditions.
 
-    Gradient checkpointing within the main network fails, because the generated weights are in place only during the
-    call: checkpoint the call of this module instead.
+    The generated weights are in place only during the call. So the main network cannot be called by itself, and
+    gradient checkpointing within it fails in the backward pass: checkpoint the call of this module instead. (Only in
+    PyTorch's transformer layers, a bias or norm that is generated without other weights goes missing unnoticed.)
 
     Args:
         main_network: the network; its chosen parameters are removed in place.
@@ -85,14 +89,18 @@ class HyperDNN(nn.Module):
         self.names: dict[str, list[str]] = {name: [] for name in chosen}
         self._recurrent: list[str] = []  # torch's own recurrent layers, by name
         name_of = {parameter: name for name, parameter in chosen.items()}
+        in_fast_paths = _modules_with_a_fast_path(main_network)
         for prefix, module in main_network.named_modules(prefix=""):  # each once, also where it has several names
-            for attribute, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
-                if parameter in name_of:
-                    alias = f"{prefix}.{attribute}".lstrip(".")
-                    self.names[name_of[parameter]].append(alias)
-                    setattr(module, attribute, None)
-                    if isinstance(module, nn.RNNBase) and prefix not in self._recurrent:
-                        self._recurrent.append(prefix)
+            own = module.named_parameters(recurse=False, remove_duplicate=False)
+            removed = {attribute: parameter for attribute, parameter in own if parameter in name_of}
+            for attribute, parameter in removed.items():
+                self.names[name_of[parameter]].append(f"{prefix}.{attribute}".lstrip("."))
+                setattr(module, attribute, None)
+            if removed and isinstance(module, nn.RNNBase):
+                self._recurrent.append(prefix)
+            # A module of PyTorch would run without its bias. Others need not be called to have their weights read.
+            if removed and type(module).__module__.startswith("torch.nn.") and module not in in_fast_paths:
+                module.register_forward_pre_hook(partial(_require_in_place, tuple(removed)))
         self.main_network = main_network
         self.hypernetwork = generator
 
@@ -168,6 +176,12 @@ class HyperDNN(nn.Module):
         self._require_several(conditions)
         inputs = inputs if isinstance(inputs, tuple) else (inputs,)
         for each in inputs:
+            if not isinstance(each, Tensor) or each.dim() == 0:
+                kind = "a tensor without dimensions" if isinstance(each, Tensor) else f"of type {type(each).__name__}"
+                raise UserError(
+                    f"An input of per_example is {kind}; give tensors whose first dimension is the example, and what "
+                    "all examples share as keywords."
+                )
             if len(each) != len(conditions):
                 raise UserError(
                     f"per_example got {len(conditions)} conditions for {len(each)} examples; give one for each example."
@@ -175,19 +189,17 @@ class HyperDNN(nn.Module):
 
         def call(weights: Mapping[str, Tensor], *example: Tensor) -> Any:
             output = self.forward_with(weights, *(each.unsqueeze(0) for each in example), **keywords)
-            return tree_map(lambda each: each.squeeze(0), output)
+            return tree_map_only(Tensor, lambda each: each.squeeze(0), output)
 
         one_by_one = self._largest_kernel() > SMALL_KERNEL or attends_to_much(
             self.main_network, (each[:1] for each in inputs)
         )
         return self._several(call, conditions, inputs, megabytes, one_by_one)
 
-    def ensemble(
-        self, inputs: Tensor | tuple[Tensor, ...], conditions: Tensor, megabytes: float = 1024, **keywords: Any
-    ) -> Any:
+    def ensemble(self, inputs: Any, conditions: Tensor, megabytes: float = 1024, **keywords: Any) -> Any:
         """Show one batch to the networks of S conditions: inputs [B, ...], conditions [S, ...] -> outputs [S, B, ...].
 
-        Arguments and errors are as for `per_example`.
+        Arguments and errors are as for `per_example`, but inputs may be of any type.
         """
         self._require_several(conditions)
         inputs = inputs if isinstance(inputs, tuple) else (inputs,)
@@ -207,7 +219,14 @@ class HyperDNN(nn.Module):
         with torch.no_grad():
             weights = self.weights(condition)
         self._check(weights)
-        plain = copy.deepcopy(self.main_network)
+        modules = list(self.main_network.modules())
+        # What the hooks of `torch.nn.utils` computed in the last call, which deepcopy would refuse.
+        computed = [each for m in modules for each in vars(m).values() if isinstance(each, Tensor) and not each.is_leaf]
+        plain = copy.deepcopy(self.main_network, {id(each): each.detach().clone() for each in computed})
+        for module in plain.modules():
+            hooks = module._forward_pre_hooks
+            for key in [key for key, hook in hooks.items() if getattr(hook, "func", None) is _require_in_place]:
+                del hooks[key]
         for name, weight in weights.items():
             parameter = nn.Parameter(weight.clone())
             for alias in self.names[name]:
@@ -298,7 +317,7 @@ class HyperDNN(nn.Module):
         require_batchable(self.main_network)
         if not len(conditions):
             raise UserError("There are no conditions; give at least one.")
-        bytes_of_a_weight = next(self.parameters()).element_size()
+        bytes_of_a_weight = next(self.parameters(), torch.empty(0)).element_size()
         needed = bytes_of_a_weight * sum(shape.numel() for shape in self.shapes.values()) / 2**20
         at_a_time = int(megabytes / needed)
         if at_a_time < 1:
@@ -311,15 +330,19 @@ class HyperDNN(nn.Module):
         def run(conditions: Tensor, *inputs: Tensor) -> Any:
             weights = self.weights(conditions)
             self._check(weights, leading=(len(conditions),))
-            return (call_one_by_one if one_by_one else call_at_once)(call, weights, inputs)
+            if one_by_one:
+                return call_one_by_one(call, weights, inputs)
+            with buffers_that_stay(self.main_network):
+                return call_at_once(call, weights, inputs)
 
         if len(conditions) <= at_a_time:
             return run(conditions, *inputs)
+        again = torch.is_grad_enabled() and not is_transformed()
         parts = [
-            checkpoint(run, *part, use_reentrant=False) if torch.is_grad_enabled() else run(*part)
+            checkpoint(run, *part, use_reentrant=False) if again else run(*part)
             for part in zip(*(each.split(at_a_time) for each in (conditions, *inputs)), strict=True)
         ]
-        return tree_map(lambda *each: torch.cat(each), *parts)
+        return joined(torch.cat, parts)
 
     def _largest_kernel(self) -> int:
         """Weights in the largest kernel of a convolution that is generated."""
@@ -332,7 +355,11 @@ class HyperDNN(nn.Module):
 
 def _choose(main_network: nn.Module, choose: Callable[[str, nn.Parameter], bool]) -> dict[str, nn.Parameter]:
     """The chosen parameters of a main network by name; raise UserError for none, or for one that is parametrised."""
-    chosen = {name: parameter for name, parameter in main_network.named_parameters() if choose(name, parameter)}
+    if not callable(choose):
+        raise UserError(f"choose is {choose!r}; it must be a function of the name and the value of a parameter.")
+    # Of a parameter that modules share, any name will do.
+    by_any_name = {p for name, p in main_network.named_parameters(remove_duplicate=False) if choose(name, p)}
+    chosen = {name: parameter for name, parameter in main_network.named_parameters() if parameter in by_any_name}
     if not chosen:
         of = ", ".join(f"{name} {list(p.shape)}" for name, p in list(main_network.named_parameters())[:3])
         raise UserError(
@@ -352,12 +379,31 @@ def _choose(main_network: nn.Module, choose: Callable[[str, nn.Parameter], bool]
 def _require_one_type(chosen: Mapping[str, nn.Parameter]) -> None:
     """Refuse parameters of several types or devices, or of no floating-point type."""
     (first, like), *others = chosen.items()
-    for name, parameter in [(first, like), *others]:
-        if not parameter.is_floating_point() or (parameter.dtype, parameter.device) != (like.dtype, like.device):
+    if not like.is_floating_point():
+        raise UserError(
+            f"{first} is {like.dtype}; a hypernetwork generates weights of a floating-point type, so do not choose it."
+        )
+    for name, parameter in others:
+        if (parameter.dtype, parameter.device) != (like.dtype, like.device):
             raise UserError(
                 f"{name} is {parameter.dtype} on {parameter.device}, and {first} {like.dtype} on {like.device}; a "
                 "hypernetwork generates weights of one floating-point type on one device, so choose such."
             )
+
+
+def _modules_with_a_fast_path(network: nn.Module) -> set[nn.Module]:
+    """PyTorch's transformers with all their modules: if one has a hook, they take another path, with other rounding."""
+    kinds = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
+    return {part for module in network.modules() if isinstance(module, kinds) for part in module.modules()}
+
+
+def _require_in_place(attributes: tuple[str, ...], module: nn.Module, inputs: tuple) -> None:
+    """Refuse to call a module without its generated weights."""
+    if any(getattr(module, attribute) is None for attribute in attributes):
+        raise UserError(
+            f"A {type(module).__name__} was called without its generated weights, which are in place only during the "
+            "call of its HyperDNN; call that, and apply gradient checkpointing to that call, not within the network."
+        )
 
 
 def _set_parameter(network: nn.Module, name: str, parameter: nn.Parameter | None) -> None:

@@ -171,7 +171,7 @@ class Hypernetwork(nn.Module):
         if conditions is None:
             conditions = self._random_conditions()
         self._check(conditions)
-        if conditions is not None and conditions.dim() != 1 + self.condition_dimensions:
+        if conditions is not None and (conditions.dim() != 1 + self.condition_dimensions or not len(conditions)):
             raise UserError(f"The conditions have the shape {list(conditions.shape)}; give several, one after another.")
         features = self._features(conditions, self.layout)
         features = features.unsqueeze(0) if conditions is None else features  # [K, N, F]

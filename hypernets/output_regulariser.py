@@ -50,7 +50,7 @@ class OutputRegulariser(nn.Module):
     def __init__(self, network: HyperDNN) -> None:
         super().__init__()
         size = sum(shape.numel() for shape in network.shapes.values())
-        like = next(network.parameters())
+        like = next(network.parameters(), torch.empty(0))
         dtype = torch.promote_types(like.dtype, torch.float32)  # half precision is too coarse for small distances
         self.register_buffer("remembered", like.new_zeros(0, size, dtype=dtype, requires_grad=False))
 

@@ -1,6 +1,6 @@
 """One network with several sets of weights: all at once by vmap, or one by one where that is faster."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from hypernets.errors import UserError
 from hypernets.key_value_networks import is_attention
@@ -28,8 +28,17 @@ FEW_PIXELS = 2**12
 def call_at_once(call: Callable[..., Any], weights: Mapping[str, Tensor], inputs: tuple[Tensor, ...]) -> Any:
     """Return call(weights, *inputs) for each index of the first dimension of all of these, stacked, by `vmap`."""
     device = next(iter(weights.values())).device.type
+    outputs: list[Any] = []
+
+    def tensors_of_call(weights: Mapping[str, Tensor], *inputs: Tensor) -> list[Tensor]:
+        leaves, structure = tree_flatten(call(weights, *inputs))
+        outputs[:] = leaves, structure
+        return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
     with _attention_with_batching_rules(device):
-        return vmap(call, randomness="different")(weights, *inputs)
+        tensors = iter(vmap(tensors_of_call, randomness="different")(weights, *inputs))
+    leaves, structure = outputs
+    return tree_unflatten([next(tensors) if isinstance(leaf, Tensor) else leaf for leaf in leaves], structure)
 
 
 def call_one_by_one(call: Callable[..., Any], weights: Mapping[str, Tensor], inputs: tuple[Tensor, ...]) -> Any:
@@ -39,7 +48,32 @@ def call_one_by_one(call: Callable[..., Any], weights: Mapping[str, Tensor], inp
         call(dict(zip(weights, each, strict=True)), *own)
         for each, *own in zip(apart, *(each.unbind() for each in inputs), strict=True)
     ]
-    return tree_map(lambda *each: torch.stack(each), *outputs)
+    return joined(torch.stack, outputs)
+
+
+def joined(join: Callable[[list[Tensor]], Tensor], outputs: Sequence[Any]) -> Any:
+    """Join the tensors of several outputs; what is not a tensor, such as None, is that of the first output."""
+    return tree_map(lambda *each: join(each) if isinstance(each[0], Tensor) else each[0], *outputs)
+
+
+@contextmanager
+def buffers_that_stay(network: nn.Module) -> Iterator[None]:
+    """Undo that modules replace their buffers under `vmap`, which would make the network useless; raise UserError."""
+    before = {module: dict(module._buffers) for module in network.modules()}
+    replaced = []
+    try:
+        yield
+    finally:
+        for module, buffers in before.items():
+            replaced += [
+                f"{name} of {type(module).__name__}" for name in buffers if module._buffers[name] is not buffers[name]
+            ]
+            module._buffers.update(buffers)
+    if replaced:
+        raise UserError(
+            f"The call replaces a buffer, {replaced[0]}, so it cannot have several sets of weights at once; call "
+            "eval() on that module, or call the network with one condition at a time."
+        )
 
 
 def require_batchable(network: nn.Module) -> None:
@@ -64,13 +98,15 @@ def require_batchable(network: nn.Module) -> None:
             )
 
 
-def attends_to_much(network: nn.Module, inputs: Iterable[Tensor]) -> bool:
-    """Whether a network has attention, and its inputs are many numbers."""
+def attends_to_much(network: nn.Module, inputs: Iterable[Any]) -> bool:
+    """Whether a network has attention, and the tensors among its inputs are many numbers."""
     attentions = [module for module in network.modules() if is_attention(module)]
     if not attentions:
         return False
     of_pytorch = all(isinstance(module, nn.MultiheadAttention) for module in attentions)
-    return sum(each.numel() for each in inputs) >= (FEW_NUMBERS if of_pytorch else FEW_PIXELS)
+    return sum(each.numel() for each in inputs if isinstance(each, Tensor)) >= (
+        FEW_NUMBERS if of_pytorch else FEW_PIXELS
+    )
 
 
 def _has_no_batching_rule_in_training(module: nn.Module) -> bool:

@@ -224,6 +224,64 @@ def test_each_network_has_a_dropout_of_its_own():
     assert all(not torch.equal(output[0], output[1]) for output in outputs)
 
 
+def test_outputs_that_are_no_tensors():
+    """Such as the weights of an attention that were not asked for."""
+    torch.manual_seed(0)
+    network = HyperDNN(nn.MultiheadAttention(8, 2, batch_first=True), SMALL_CHUNKS)
+    x, conditions, little = torch.randn(3, 5, 8), torch.randn(3, 4), 1.5 * 4 * 288 / 2**20
+    for megabytes in (1024, little):
+        output, nothing = network.per_example((x, x, x), conditions, megabytes, need_weights=False)
+        assert nothing is None
+        torch.testing.assert_close(output[1], network(x[1], x[1], x[1], condition=conditions[1], need_weights=False)[0])
+        assert network.ensemble((x, x, x), conditions, megabytes, need_weights=False)[1] is None
+
+
+class MovingMean(nn.Module):
+    """Replaces its buffer in training instead of writing to it."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(6, 4)
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, x):
+        y = self.linear(x)
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * y.detach().mean(dim=0)
+        return y - self.mean
+
+
+def test_a_buffer_that_is_replaced_stays_as_it_was():
+    network, x, conditions = HyperDNN(MovingMean(), SMALL_CHUNKS), torch.randn(3, 6), torch.randn(3, 4)
+    for call in (network.per_example, network.ensemble):
+        with pytest.raises(UserError, match=r"replaces a buffer, mean of MovingMean, .* eval\(\)"):
+            call(x, conditions)
+    assert not network.main_network.mean.any()
+    assert network.eval().per_example(x, conditions).shape == (3, 4)
+
+
+def test_parts_under_a_transform():
+    """Where the weights of all conditions at once are too many, the parts cannot be checkpointed."""
+    torch.manual_seed(0)
+    network, x, conditions = HyperDNN(nn.Linear(6, 8), SMALL_CHUNKS), torch.randn(3, 6), torch.randn(3, 4)
+
+    def loss(conditions, megabytes):
+        return network.per_example(x, conditions, megabytes).square().sum()
+
+    gradient = torch.func.grad(loss)
+    torch.testing.assert_close(gradient(conditions, 1.5 * 4 * 56 / 2**20), gradient(conditions, 1024))
+
+
+def test_export_of_a_module_with_computed_weights():
+    """A spectral norm of the older kind keeps the weight of its last call, which deepcopy refuses."""
+    torch.manual_seed(0)
+    main_network = nn.Sequential(nn.Linear(6, 6), nn.utils.spectral_norm(nn.Linear(6, 6)))
+    network = HyperDNN(main_network, SMALL_CHUNKS, choose=lambda name, _: name.startswith("0")).eval()
+    x, condition = torch.randn(2, 6), torch.randn(4)
+    expected = network(x, condition=condition)
+    assert torch.equal(network.export(condition)(x), expected)
+
+
 def test_recurrent_layers_use_their_generated_weights():
     torch.manual_seed(0)
     network, sequence = HyperDNN(nn.LSTM(6, 8), SMALL_CHUNKS), torch.randn(4, 2, 6)
@@ -338,6 +396,9 @@ def test_conditions_that_do_not_fit_are_refused():
         lambda: network.per_example(x, conditions.tolist()),
         lambda: network.per_example(x, conditions[:2]),
         lambda: network.per_example(x, conditions[0]),
+        lambda: network.per_example((x, 3), conditions),
+        lambda: network.per_example((x, torch.tensor(3)), conditions),
+        lambda: network.hypernetwork.measure_scales(conditions[:0]),
         lambda: network.ensemble(x, conditions[0]),
         lambda: network.per_example(x, conditions[:, :3]),
         lambda: network.ensemble(x, conditions, megabytes=1e-6),

@@ -215,6 +215,12 @@ def test_a_refusal_leaves_the_main_network_whole():
     with pytest.raises(UserError, match=r"a FromOneEmbedding that is already built; give its class"):
         HyperDNN(main_network, FromOneEmbedding(dict(main_network.named_parameters())))
     assert list(main_network.state_dict()) == names
+    with pytest.raises(UserError, match=r"choose is \['0.weight'\]; it must be a function"):
+        HyperDNN(main_network, FromOneEmbedding, choose=["0.weight"])
+    whole_numbers = nn.Module()
+    whole_numbers.steps = nn.Parameter(torch.zeros(1, dtype=torch.int64), requires_grad=False)
+    with pytest.raises(UserError, match="steps is torch.int64; .* floating-point"):
+        HyperDNN(whole_numbers, FromOneEmbedding)
     mixed = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1).bfloat16())
     with pytest.raises(UserError, match=r"1.weight is torch.bfloat16 on cpu, and 0.weight torch.float32 on cpu"):
         HyperDNN(mixed, FromOneEmbedding)
@@ -229,9 +235,40 @@ def test_checkpointed_calls_have_the_same_gradients():
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("use_reentrant", [False, True])
+@pytest.mark.parametrize("name", ["0.bias", "1.weight"])
+def test_checkpointing_within_the_main_network_is_refused(name, use_reentrant):
+    """Without a bias, or with a norm that has no weight, it would run and give wrong gradients."""
+
+    class Checkpointed(nn.Sequential):
+        def forward(self, x):
+            return checkpoint(super().forward, x, use_reentrant=use_reentrant)
+
+    network = HyperDNN(
+        Checkpointed(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh()), FromOneEmbedding, lambda n, p: n == name
+    )
+    output = network(torch.randn(5, 3, requires_grad=True))
+    with pytest.raises(UserError, match="without its generated weights.* gradient checkpointing to that call"):
+        output.sum().backward()
+    with pytest.raises(UserError, match="in place only during the call of its HyperDNN"):
+        network.main_network(torch.randn(5, 3))
+    exported = network.export()
+    assert torch.equal(exported(torch.ones(5, 3)), network(torch.ones(5, 3)))
+    exported(torch.randn(5, 3, requires_grad=True)).sum().backward()  # an ordinary module, which may be checkpointed
+
+
 def test_pickled():
-    network = pickle.loads(pickle.dumps(make_network().eval()))
+    """The kernels that were generated for an evaluation are no part of it."""
+    network = make_network().eval()
+    before = len(pickle.dumps(network))
+    with torch.no_grad():
+        expected = network(make_batch()[0])
+    pickled = pickle.dumps(network)
+    assert len(pickled) < 1.01 * before
+    network = pickle.loads(pickled)
     assert network.choose("layer1.0.conv1.weight", torch.empty(64, 64, 3, 3))
+    with torch.no_grad():
+        assert torch.equal(network(make_batch()[0]), expected)
 
 
 @pytest.mark.parametrize(("filter_size", "chosen"), [(3, ["0", "1"]), ((1, 5), ["3"]), (7, [])])
