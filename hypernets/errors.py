@@ -54,7 +54,7 @@ def call_with_settings(function: Callable, group: str, settings: Mapping[str, An
     for parameter in parameters:
         if parameter.default is parameter.empty and parameter.name not in settings:
             name = f"{group}.{parameter.name}"
-            raise UserError(f"The setting {name} is missing; give it in the configuration file of {group}.")
+            raise UserError(f"The setting {name} is missing; add it with +{name}=VALUE.")
     return function(*arguments, **settings)
 
 

@@ -38,7 +38,14 @@ def build_static(
         projection_size=projection_size,
         basic_channels=basic_channels,
     )
-    return HyperDNN(main_network, hypernetwork, tileable_kernels(filter_size, basic_channels))
+    choose = tileable_kernels(filter_size, basic_channels)
+    if not any(choose(name, parameter) for name, parameter in main_network.named_parameters()):
+        raise UserError(
+            f"hypernet=static has nothing to generate: the main network has no {filter_size}x{filter_size} kernels "
+            f"with multiples of {basic_channels} channels; set hypernet.filter_size and hypernet.basic_channels, or "
+            "choose another hypernet, such as none or chunk_wise."
+        )
+    return HyperDNN(main_network, hypernetwork, choose)
 
 
 def build_coordinates(main_network: nn.Module, hidden_sizes: list[int]) -> HyperDNN:
@@ -173,6 +180,12 @@ def generate_weights(main_network: nn.Module, hypernet: Mapping[str, Any]) -> nn
 
 def condition_size_of(hypernet: Mapping[str, Any], condition: str) -> int:
     """The size of the condition, which must be of the kind that a task gives."""
+    if hypernet["kind"] not in STRATEGIES:
+        raise UserError(
+            f"hypernet={hypernet['name']} takes no condition, but here the weights are generated from one of the kind "
+            f"{condition}; choose hypernet={' or hypernet='.join(STRATEGIES)}, with hypernet.condition={condition} and "
+            "hypernet.condition_size."
+        )
     given = hypernet.get("condition", "none")
     if given != condition:
         raise UserError(

@@ -1,7 +1,7 @@
 """Copy the best network of a run to results/weights/, a few bytes per parameter.
 
-python -m scripts.publish_weights runs/NAME hyper_wrn_40_1
-python eval.py hyper_wrn_40_1
+python -m scripts.publish_weights runs/NAME mine
+python eval.py mine
 """
 
 import argparse
@@ -16,9 +16,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="the directory of a run")
     parser.add_argument("name", help="the name of the file; letters, digits and underscores")
+    parser.add_argument("--replace", action="store_true", help="a file that exists")
     arguments = parser.parse_args()
     with one_line_errors("publish_weights"):
-        print(write_weights(arguments.run, arguments.name))
+        print(write_weights(arguments.run, arguments.name, arguments.replace))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def main() -> None:
         model = load_network(arguments.run)
         if not isinstance(model, CharacterModel):
             raise UserError(f"The network {arguments.run} does not write text.")
-        prompt = encode(spelled(arguments.prompt, model.vocabulary), model.vocabulary, "the prompt").tolist()
+        prompt = encode(spelled(arguments.prompt, model.vocabulary), model.vocabulary, "the text of --prompt").tolist()
         text, changes = sample(model, prompt, arguments.length, arguments.temperature, arguments.seed)
         print(readable(text))
         if arguments.html and changes is None:

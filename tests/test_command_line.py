@@ -43,7 +43,12 @@ MISTAKES = [
     ("main_net=lstm hypernet=none", "'lstm'", "images", "main_net=wide_resnet"),
     ("main_net=lstm dataset=shakespeare", "'static'", "'lstm'", "hypernet=none or hypernet=hyperlstm"),
     ("dataset=shakespeare", "'wide_resnet'", "sequences", "main_net=lstm"),
-    ("hypernet.basic_channels=[24,16]", "nothing to generate"),
+    ("hypernet.basic_channels=[24,16]", "nothing to generate", "3x3 kernels", "[24, 16]"),
+    ("main_net=mlp", "hypernet=static has nothing to generate", "such as none or chunk_wise"),
+    ("dataset=three_polynomials main_net=mlp", "hypernet=static takes no condition", "hypernet=chunk_wise"),
+    ("dataset=toy_cubic main_net=mlp hypernet=separate", "add it with +hypernet.members=VALUE"),
+    ("schedule=repeated_cycle", "schedule.period cannot be found", "set schedule.period=VALUE"),
+    ("steps", "'steps' is no setting; write KEY=VALUE"),
 ]
 
 

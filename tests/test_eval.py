@@ -39,6 +39,12 @@ def test_published_weights_are_the_network_of_the_run(launcher, finished, monkey
         for name in (str(finished), "tiny")
     )
     assert of_weights | {"run": finished.name} == of_run
+    again = str(finished), "tiny"
+    done = launcher.call(*again, program="scripts/publish_weights.py")
+    assert_one_line(done, "tiny.safetensors exists", "add --replace", program="publish_weights")
+    launcher.succeed(*again, "--replace", program="scripts/publish_weights.py")
+    done = launcher.call("tinny", program="eval.py")
+    assert_one_line(done, "neither a run in tinny", "runs/tinny", "names tiny", program="eval.py")
 
     network = torch.hub.load(str(ROOT), "tiny", source="local")
     _, splits, task, _ = trained.load_trained(finished, "cpu")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from hypernets import UserError
 from training.run import most_recent_run, read_facts, read_settings
@@ -31,13 +31,23 @@ def one_line_errors(program: str) -> Iterator[None]:
         sys.exit(f"{program}: {_missing_choice(error)}")
     except MissingMandatoryValue as error:
         sys.exit(f"{program}: {error.full_key} is not set; set it with {error.full_key}=VALUE.")
+    except OverrideParseException as error:
+        sys.exit(
+            f"{program}: {error.override!r} is no setting; write KEY=VALUE, with quotes around special characters."
+        )
+    except InterpolationKeyError as error:
+        sys.exit(
+            f"{program}: {error.full_key} cannot be found from the other settings; set {error.full_key}=VALUE, or make "
+            f"another choice for {error.full_key.partition('.')[0]}."
+        )
     except (UserError, HydraException, OmegaConfBaseException) as error:
         message = " ".join(str(error).split())
         # Hydra's hint would be refused when followed: a setting that nothing reads is an error here.
         message, hint, _ = message.partition(" To append to your config")
         if hint:
             message = message.replace("Could not override", "There is no setting").removesuffix(".")
-            message += "; the same command with --cfg job in place of this setting prints all there are."
+            command = "the same command" if program == "train.py" else "python train.py"
+            message += f"; {command} with --cfg job in place of this setting prints all there are."
         sys.exit(f"{program}: {message}")
 
 

@@ -48,6 +48,6 @@ def parsed(path: Path, text: str, shape: Any) -> Any:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise UserError(f"{path} is not whole JSON ({error}); put back a whole one, or remove it.") from None
+        raise UserError(f"{path} is not whole JSON ({error}); put back a whole one.") from None
     check_shape(path, "it", value, shape)
     return value

@@ -204,7 +204,7 @@ def most_recent_run(runs: Path) -> Path:
 def read_facts(run: Path) -> dict[str, Any]:
     """What run.json says: the id of a run, its overrides, those of its last resume, the digest of its data."""
     if not (run / RUN).exists():
-        raise UserError(f"There is no run in {run}: it has no {RUN}.")
+        raise UserError(f"There is no run in {run}: it has no {RUN}; give the directory of a run, such as runs/NAME.")
     return read_json(run / RUN, {"id": str, "data": str, "overrides": [str], "resumed_with": [str]})
 
 

@@ -39,8 +39,14 @@ class Trained(NamedTuple):
 
 def read_trained(run: Path) -> Trained:
     """Read the network of a run that was best on validation; `run` may also be the name of a file of weights."""
-    if run.name == str(run) and not run.exists() and path_of_weights(run.name).exists():
-        return read_weights(run.name)
+    if run.name == str(run) and not run.exists():
+        if path_of_weights(run.name).exists():
+            return read_weights(run.name)
+        names = ", ".join(sorted(path.stem for path in WEIGHTS.glob("*.safetensors")))
+        raise UserError(
+            f"There is neither a run in {run} nor a trained network of that name; give a directory such as "
+            f"{Path('runs') / run}, or one of the names {names}."
+        )
     facts, settings = read_facts(run), read_settings(run)
     best = checkpoint.load_best(run, facts["id"])
     if best is None:
@@ -82,8 +88,8 @@ def load_network(run: Path) -> nn.Module:
         network = build_network(settings, *images)
     else:
         raise UserError(
-            f"The network of {run}, {settings['main_net']['name']!r}, cannot be built without its data set; image "
-            "classifiers can once they are published by scripts.publish_weights."
+            f"The network of {run}, {settings['main_net']['name']!r}, is neither a model of characters nor of "
+            "handwriting; an image classifier must first be published by scripts.publish_weights."
         )
     load_state(network, state)
     return network.eval()
@@ -94,10 +100,12 @@ def path_of_weights(name: str) -> Path:
     return WEIGHTS / f"{name}.safetensors"
 
 
-def write_weights(run: Path, name: str) -> Path:
+def write_weights(run: Path, name: str, replace: bool = False) -> Path:
     """Write the best network of a run to the file of weights `name`, and return its path."""
     if not name.isidentifier():
         raise UserError(f"The name of the weights is {name!r}; it must have only letters, digits and underscores.")
+    if path_of_weights(name).exists() and not replace:
+        raise UserError(f"{path_of_weights(name)} exists; choose another name, or add --replace.")
     settings, splits, task, step = load_trained(run, "cpu")
     without_places = without(settings, "runs", "run", "resume", "logger")
     without_places["dataset"] = without(settings["dataset"], "root")

@@ -100,3 +100,6 @@ def test_a_style_is_learned_in_front_of_a_frozen_model(launcher, assert_one_line
     assert facts[0] == facts[1] != facts[2]  # the digest covers the model that is adapted
     done = launcher.call(*SMALL, "hypernet=key_value", "run=alone", f"runs={launcher.runs}")
     assert_one_line(done, "dataset.path is null", "hypernet=key_value")
+    missing = f"dataset.path={launcher.runs / 'missing'}"
+    done = launcher.call(*SMALL, "hypernet=key_value", "run=alone", missing, f"runs={launcher.runs}")
+    assert_one_line(done, "no trained model in", "experiment=taxonomy/style_base run=taxonomy-style_base-s0")

@@ -152,6 +152,11 @@ class StyledDiffusion(nn.Module):
 
 def load_base(run: str, network: nn.Module) -> str:
     """Load the best network of an earlier run; return a digest of its weights."""
+    if not Path(run).exists():
+        raise UserError(
+            f"There is no trained model in {run}; train one with python train.py experiment=taxonomy/style_base "
+            "run=taxonomy-style_base-s0, or set dataset.path to its run."
+        )
     best = checkpoint.load_best(Path(run), read_facts(Path(run))["id"])
     if best is None:
         raise UserError(f"{run} has no best network; set dataset.path to a finished run of this task.")
