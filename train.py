@@ -162,5 +162,6 @@ def launch(config: DictConfig) -> None:
 
 if __name__ == "__main__":
     with command_line.one_line_errors("train.py"):
+        command_line.require_slurm(sys.argv)
         sys.argv[1:] = command_line.resolve_printed(command_line.rewrite_resume(sys.argv[1:]))
         launch()

@@ -69,6 +69,13 @@ def test_without_data_and_network(launcher, assert_one_line, tmp_path):
     assert not launcher.runs.exists()
 
 
+def test_slurm_without_a_cluster(launcher, assert_one_line, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = launcher.call("-m", "hydra/launcher=slurm", "seed=0,1", f"runs={launcher.runs}")
+    assert_one_line(done, "needs a Slurm cluster", "no srun")
+    assert not launcher.runs.exists()
+
+
 def test_unwritable_run_directory(launcher, assert_one_line, tmp_path):
     (tmp_path / "file").write_text("")
     done = launcher.call(*launcher.new(f"runs={tmp_path}/file/runs"))

@@ -139,7 +139,7 @@ def read_newest(directory: Path, run: str) -> tuple[dict[str, Any], list[str]]:
             raise
         except UserError as problem:
             problems.append(str(problem))
-    raise UserError(" ".join(problems))
+    raise UserError(f"{' '.join(problems)} The run cannot go on; put one of these files back, or start a new run.")
 
 
 def load(path: Path, run: str, keys: set[str]) -> dict[str, Any]:

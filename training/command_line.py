@@ -1,6 +1,7 @@
 """Between a user's command line and a run: `train.py -r [RUN]`, and mistakes as one line."""
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -113,6 +114,15 @@ def _choices(settings: Mapping[str, Any]) -> dict[str, str]:
     logger = settings.get("logger", {})
     name = f"wandb_{logger.get('mode')}" if logger.get("kind") == "wandb" else "none"
     return {"schedule": f"schedule={settings.get('schedule', {}).get('kind')}", "logger": f"logger={name}"}
+
+
+def require_slurm(arguments: Sequence[str]) -> None:
+    """Raise UserError where jobs are to be sent to a Slurm cluster that is not there."""
+    if "hydra/launcher=slurm" in arguments and shutil.which("srun") is None:
+        raise UserError(
+            "hydra/launcher=slurm needs a Slurm cluster, and there is no srun on this machine; start it on a node of a "
+            "cluster, or leave it out to run the sweep here."
+        )
 
 
 def resolve_printed(arguments: list[str]) -> list[str]:
