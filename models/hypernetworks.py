@@ -180,7 +180,7 @@ def generate_weights(main_network: nn.Module, hypernet: Mapping[str, Any]) -> nn
 
 def condition_size_of(hypernet: Mapping[str, Any], condition: str) -> int:
     """The size of the condition, which must be of the kind that a task gives."""
-    if hypernet["kind"] not in STRATEGIES:
+    if hypernet["kind"] not in ("none", *STRATEGIES):
         raise UserError(
             f"hypernet={hypernet['name']} takes no condition, but here the weights are generated from one of the kind "
             f"{condition}; choose hypernet={' or hypernet='.join(STRATEGIES)}, with hypernet.condition={condition} and "

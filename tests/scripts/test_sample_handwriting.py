@@ -45,7 +45,7 @@ def test_what_a_model_writes_has_the_units_of_its_data(stroke_runs):
 @pytest.mark.parametrize(
     ("run", "options", "words"),
     [
-        ("images", (), ("cannot be built without its data set",)),
+        ("images", (), ("neither a model of characters nor", "must first be published")),
         ("text", (), ("does not write by hand",)),
         ("plain", ("--lines", 0), ("--lines is 0",)),
         ("plain", ("--bias", -1), ("bias -1",)),

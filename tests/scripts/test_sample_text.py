@@ -94,10 +94,10 @@ def test_command_writes_text_and_page(call_script, text_runs, tmp_path):
     ("run", "options", "words"),
     [
         ("plain", ("--html", "sample.html"), ("hypernet=hyperlstm",)),
-        ("images", (), ("cannot be built without its data set",)),
+        ("images", (), ("neither a model of characters nor", "must first be published")),
         ("plain", ("--prompt", ""), ("at least one",)),
         ("plain", ("--prompt", "the", "--temperature", "-1"), ("temperature -1",)),
-        ("plain", ("--prompt", "thX"), ("'X', at position 2 of the prompt",)),
+        ("plain", ("--prompt", "thX"), ("'X', at position 2 of the text of --prompt",)),
     ],
 )
 def test_mistakes(run, options, words, call_script, assert_one_line, text_runs, finished, tmp_path):
