@@ -16,7 +16,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="the directory of a run")
     parser.add_argument("name", help="the name of the file; letters, digits and underscores")
-    parser.add_argument("--replace", action="store_true", help="a file that exists")
+    parser.add_argument("--replace", action="store_true", help="overwrite a file of that name")
     arguments = parser.parse_args()
     with one_line_errors("publish_weights"):
         print(write_weights(arguments.run, arguments.name, arguments.replace))

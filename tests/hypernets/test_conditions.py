@@ -224,6 +224,11 @@ def test_each_network_has_a_dropout_of_its_own():
     assert all(not torch.equal(output[0], output[1]) for output in outputs)
 
 
+def test_a_tied_parameter_is_chosen_by_any_of_its_names():
+    network = HyperDNN(TiedMLP(), SMALL_CHUNKS, choose=lambda name, _: name == "decode.weight")
+    assert network.names == {"encode.weight": ["encode.weight", "decode.weight"]}
+
+
 def test_outputs_that_are_no_tensors():
     """Such as the weights of an attention that were not asked for."""
     torch.manual_seed(0)
