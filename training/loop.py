@@ -196,11 +196,12 @@ class Trainer:
                     pictures[name] = write_picture(self.directory.path, name, content)
             speed = steps_per_second * train.examples_per_step
             self.logger.log({**row, "speed/examples_per_second": speed}, pictures)
-            _show(progress, row, self.task.metric, speed)
         # After a better validation, so that best.pt is at most one ahead of the checkpoint.
         is_best = bool(validation) and state.best["step"] == state.step
         if stop or is_best or self._is_due(budget.checkpoint_every):
             self._save()
+        if row and self.processes.is_first:  # last, since printing fails if whoever reads the output has gone
+            _show(progress, row, self.task.metric, speed)
 
     def _training_row(self) -> dict[str, float]:
         """Means over the steps since the last logged row."""

@@ -1,9 +1,9 @@
 """Signals that ask a run to stop: Ctrl-C, or a cluster that takes the machine back or is about to end the job."""
 
+import os
 import signal
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 
@@ -39,7 +39,7 @@ class StopSignals:
 
     @contextmanager
     def noted(self) -> Iterator[None]:
-        """Within this context signals are noted instead of ending the process; a second one ends it."""
+        """Within this context signals are noted instead of ending the process; the same one again ends it."""
         numbers = [signal.SIGINT]
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
             if callable(signal.getsignal(number)) == (number != signal.SIGTERM):
@@ -54,4 +54,5 @@ class StopSignals:
     def _note(self, number: int, frame: Any) -> None:
         self.received.append(number)
         signal.signal(number, self._previous[number])
-        print(f"{signal.Signals(number).name}: saving a checkpoint before stopping.", file=sys.stderr, flush=True)
+        with suppress(OSError):  # Ctrl-C also ends the other programs of a pipe, such as tee
+            os.write(2, f"{signal.Signals(number).name}: saving a checkpoint before stopping.\n".encode())

@@ -30,6 +30,17 @@ def test_saves_at_the_very_step_and_says_how_to_go_on(launcher):
     assert [row["step"] for row in read_rows(run)] == list(range(1, saved["step"] + 3))
 
 
+def test_saves_although_nobody_reads_what_it_prints(launcher):
+    process = launcher.start(*launcher.new(*ENDLESS))
+    launcher.wait_for_rows(process, 3)
+    process.stdout.close()  # as Ctrl-C ends tee, too
+    process.stderr.close()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) != 0
+    run = launcher.only_run()
+    assert torch.load(run / "checkpoint.pt", weights_only=True)["step"] == read_rows(run)[-1]["step"] >= 3
+
+
 def test_signal_in_the_final_test_says_how_to_go_on(launcher, monkeypatch):
     begin, begun = ImageBatches.evaluation_batches, []
 
