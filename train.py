@@ -26,12 +26,12 @@ from hypernets import UserError
 from training import command_line, provenance
 from training.compilation import resolve_compile
 from training.distributed import start_processes
-from training.logger import NoLogger, check_access, check_logger, open_logger
+from training.logger import NoLogger, check_access, check_logger, is_behind, open_logger
 from training.loop import Budget, Trainer
 from training.memory import keep_freed_memory
 from training.optimizer import build_optimizer
 from training.precision import resolve_precision
-from training.run import Run, path_of_run, read_rows, read_sessions
+from training.run import Run, path_of_run, read_result, read_rows, read_sessions
 from training.schedule import build_schedule
 from training.settings import INTERVALS, check_settings
 from training.signals import Interrupted
@@ -56,6 +56,7 @@ def train(settings: dict[str, Any], overrides: list[str], experiment: str | None
         run = Run(path_of_run(settings), settings, command_line.overrides_to_keep(overrides, settings))
     if processes.broadcast(run is not None and run.steps_done >= settings["steps"]):
         if run is not None:
+            complete_log(run, settings)
             print(f"{run.path} is finished, after {run.steps_done} steps; train longer with -r {run.path} steps=N.")
             run.close()
         return
@@ -104,6 +105,15 @@ def train(settings: dict[str, Any], overrides: list[str], experiment: str | None
     finally:
         if run is not None:
             run.close()
+
+
+def complete_log(run: Run, settings: dict[str, Any]) -> None:
+    """Log a finished run again where its log was deleted, or was not yet whole when the process ended."""
+    if is_behind(settings, run.path):
+        check_access(settings, run.path)
+        logger, result = open_logger(settings, run.path, read_rows(run.path)), read_result(run.path)
+        logger.summary({key: result[key] for key in result if key.startswith(("validation_", "test_", "parameters"))})
+        logger.finish()
 
 
 def record_result(trainer: Trainer, test: dict[str, float], settings: dict[str, Any], facts: dict[str, Any]) -> None:

@@ -46,6 +46,15 @@ def check_access(settings: Mapping[str, Any], run_path: Path) -> None:
         check_and_import(run_path, settings["logger"]["mode"])
 
 
+def is_behind(settings: Mapping[str, Any], run_path: Path) -> bool:
+    """Whether the log of a finished run is missing or not whole."""
+    if settings["logger"]["kind"] == "none":
+        return False
+    from training.wandb_logger import STATE_FILE, UNFINISHED
+
+    return not (run_path / STATE_FILE).exists() or (run_path / UNFINISHED).exists()
+
+
 def open_logger(settings: Mapping[str, Any], run_path: Path, rows: list[dict[str, float]]) -> Logger:
     """Open the logger that the settings ask for and bring it up to date with all rows that metrics.jsonl holds."""
     options = dict(settings["logger"])

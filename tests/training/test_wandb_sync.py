@@ -222,6 +222,15 @@ def test_a_run_of_train_py_arrives(server, tmp_path, launcher):
     assert received["summary"]["test_error"] == result["test_error"] and received["exit_codes"] == [0]
     assert any(key.startswith("kernels/") for row in received["rows"] for key in row)
 
+    (run / "wandb.json").unlink()  # to start over
+    shutil.rmtree(run / "wandb")
+    done = run_program([sys.executable, str(ROOT / "train.py"), *sizes, *length], tmp_path)
+    assert done.returncode == 0 and "is finished" in done.stdout, done.stderr
+    sync(server, tmp_path)
+    _, again = server.runs.values()
+    assert_rows(again, rows_of(run))
+    assert again["summary"]["test_error"] == result["test_error"]
+
 
 def test_a_run_that_wandb_refuses_leaves_nothing_behind(tmp_path, launcher):
     sizes = ["main_net.depth=10", f"dataset.path={launcher.images}", "dataset.batch_size=16", "device=cpu"]
