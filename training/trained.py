@@ -114,7 +114,8 @@ def write_weights(run: Path, name: str, replace: bool = False) -> Path:
     metadata = {"settings": json.dumps(without_places), "data": splits.digest, "step": str(step)}
     if isinstance(task, ImageClassification):
         metadata["images"] = json.dumps([splits.image_shape, splits.num_classes])
-    state = {key: tensor.contiguous() for key, tensor in task.network.state_dict().items()}
+    # Copies, because safetensors refuses tensors that share their memory, such as tied embeddings.
+    state = {key: tensor.clone().contiguous() for key, tensor in task.network.state_dict().items()}
     path = path_of_weights(name)
     with checkpoint.writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)

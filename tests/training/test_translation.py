@@ -15,6 +15,7 @@ from data.translation import BEGIN, END, IGNORED, PADDING, EvaluationPairs, Subw
 from data.translation_sources import wmt14
 from hypernets import UserError
 from models import encoder_decoder
+from training import trained
 from training.run import read_result
 from training.tasks.beam_search import LENGTH_EXPONENT, translate
 from training.tasks.translation import BEAMS, Translation, bleu, bleu_counts
@@ -353,7 +354,7 @@ def small_run(launcher, root, *overrides):
     ]
 
 
-def test_a_run_goes_on_bitwise(launcher, tmp_path, assert_same_run):
+def test_a_run_goes_on_bitwise(launcher, tmp_path, assert_same_run, monkeypatch):
     write_tatoeba(tmp_path)
     launcher.succeed(*small_run(launcher, tmp_path))
     whole = launcher.only_run()
@@ -372,6 +373,11 @@ def test_a_run_goes_on_bitwise(launcher, tmp_path, assert_same_run):
     assert len(sentences) == 2 and done.stdout.count("**") == 4
     own = launcher.succeed(str(run), "--text", *sentences, program="scripts/translate.py").stdout
     assert re.findall(r"\*\*.*\*\*", own) == re.findall(r"\*\*.*\*\*", done.stdout)
+
+    monkeypatch.setattr(trained, "WEIGHTS", tmp_path / "weights")
+    monkeypatch.setenv("HYPERNETS_DATA", str(tmp_path))
+    launcher.succeed(str(run), "published", program="scripts/publish_weights.py")
+    assert launcher.succeed("published", "--text", *sentences, program="scripts/translate.py").stdout == own
 
 
 def test_wmt14_leaves_out_pairs_with_an_empty_side(tmp_path):
