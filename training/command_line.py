@@ -104,8 +104,8 @@ def _replaced(
     chosen = {**(defaults or {}), **earlier}
     groups = [key for key in ("schedule", "logger") if key in later and chosen.get(key) != later[key]]
     for key, each in later.items():
-        if earlier.get(key, "").startswith("+") and not each.startswith(("+", "~")):
-            later[key] = f"+{each}"  # it is in no configuration file
+        if not each.startswith(("+", "~")):
+            later[key] = _pluses(earlier.get(key, "")) + each  # what was added before is in no configuration file
     return {key: each for key, each in earlier.items() if key.partition(".")[0] not in groups} | later
 
 
@@ -152,7 +152,7 @@ def overrides_to_keep(overrides: Sequence[str], settings: Mapping[str, Any]) -> 
     for override in overrides:
         key = key_of_override(override)
         if paths.get(key) is not None:
-            override = f"{'+' * override.startswith('+')}{key}={_quoted(str(paths[key]))}"
+            override = f"{_pluses(override)}{key}={_quoted(str(paths[key]))}"
         if key != "resume":
             kept.append(override)
     return kept
@@ -162,6 +162,11 @@ def place_of_runs(arguments: Sequence[str]) -> Path:
     """The folder in which a command line creates its run directories."""
     places = [argument for argument in arguments if argument.startswith("runs=")] or ["runs=runs"]
     return Path(str(OverridesParser.create().parse_override(places[-1]).value())).expanduser()
+
+
+def _pluses(override: str) -> str:
+    """How an override begins: nothing, "+" for a key that no configuration file has, or "++" for either."""
+    return override[: len(override) - len(override.lstrip("+"))]
 
 
 def key_of_override(override: str) -> str:

@@ -200,6 +200,10 @@ def test_command_line_of_a_resume(tmp_path):
         assert rewrite_resume(flag) == [*begun, quoted]
     given = ["precision=bf16", "-r", str(run), "steps=7", "hydra.x=2"]
     assert rewrite_resume(given) == ["seed=3", "steps=7", "+hydra.x=2", begun[-1], "precision=bf16", quoted]
+    either = facts | {"overrides": [*first[:1], "++steps=5"], "resumed_with": []}
+    (run / "run.json").write_text(json.dumps(either))
+    assert rewrite_resume(["-r", str(run), "steps=7"]) == ["seed=3", "++steps=7", quoted]
+    (run / "run.json").write_text(json.dumps(facts))
     assert rewrite_resume(["-r", str(run), "schedule=one_cycle"]) == [*begun, "schedule=one_cycle", quoted]
     assert rewrite_resume(["-r", str(run), "schedule=constant"]) == [*begun[:-1], "schedule=constant", quoted]
     flags = ["-r", str(run), "--cfg", "job", "steps=7"]
