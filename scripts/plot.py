@@ -87,6 +87,8 @@ def draw_kernels(runs: Sequence[Path], names: Sequence[str] | None) -> Figure:
     if not names:  # neither the stem's nor 1x1
         shown = [name for name, kernel in kernels[-1].items() if kernel.shape[1] > 3 and kernel.shape[2] > 1]
         names = [shown[len(shown) // 3 - 1], shown[2 * len(shown) // 3 - 1]] if len(shown) > 2 else shown
+    if not names:
+        raise UserError(f"{runs[-1]} has no kernels to draw: {titles[-1]}; choose a convolutional network.")
     size = (5 * len(runs), 5 * len(names))
     figure, axes = plt.subplots(len(names), len(runs), figsize=size, squeeze=False, layout="constrained")
     for row, name in zip(axes, names, strict=True):

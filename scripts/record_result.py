@@ -96,6 +96,11 @@ def record_run(run: Path, to: Path, note: str | None = None) -> Path:
     record = read_result(run) | {"sessions": read_json(run / SESSIONS, [SESSION])} | ({"note": note} if note else {})
     record["curve"] = [row for row in read_rows(run) if any(key.startswith("validation/") for key in row)]
     check_record(run / RESULT, record)
+    if max(session["last_step"] for session in record["sessions"]) > record["steps"]:
+        raise UserError(
+            f"{run} has a result after {record['steps']} steps, but was then trained further; finish it with train.py "
+            f"-r {run}."
+        )
     record["sessions"] = [{key: session[key] for key in SESSION} for session in record["sessions"]]
     settings = without(record["settings"], "runs", "run", "resume")
     dataset = without(settings["dataset"], "root", "path")

@@ -21,6 +21,13 @@ def test_kernels_of_two_runs(call_script, finished, tmp_path):
         assert (red > blue).any() and (blue > red).any(), "weights of both signs"
 
 
+def test_a_network_without_kernels_is_named(launcher, assert_refused, tmp_path):
+    arguments = launcher.new("main_net=mlp", "hypernet=none", "steps=1")
+    launcher.succeed(*(each for each in arguments if not each.startswith("main_net.depth")))
+    words = "no kernels to draw", "mlp"
+    assert_refused("plot", "kernels", launcher.only_run(), "--output", tmp_path / "kernels.png", words=words)
+
+
 def test_cell_states_of_two_runs(call_script, text_runs, tmp_path):
     picture = tmp_path / "cell_states.png"
     done = call_script("plot", "cell_states", *text_runs, "--characters", 80, "--output", picture)

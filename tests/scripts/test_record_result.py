@@ -49,6 +49,11 @@ def test_record_is_neither_overwritten_nor_made_twice(call_script, assert_refuse
     assert call_script(SCRIPT, run, "--to", records).returncode == 0
 
 
+def test_a_run_that_went_on_after_its_result_is_refused(call_script, assert_refused, run, tmp_path):
+    change(run, steps=5)
+    assert_refused(SCRIPT, run, "--to", tmp_path, words=("a result after 5 steps", "trained further"))
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
