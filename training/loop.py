@@ -28,6 +28,8 @@ from training.run import Run
 from training.signals import Interrupted, StopSignals
 from training.task import Metric, Splits, Task
 
+AGREE_EVERY = 10  # steps, after which several processes ask each other, at the latest, whether one is to stop
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -132,8 +134,8 @@ class Trainer:
             while True:
                 stop = False
                 if state.step > state.looked_at:
-                    # Several processes have to agree, which costs them a wait.
-                    if self.processes.world_size == 1 or self._is_due(budget.log_every):
+                    # Several processes have to agree, which costs them a wait; torchrun ends them after 30 seconds.
+                    if self.processes.world_size == 1 or self._is_due(min(budget.log_every, AGREE_EVERY)):
                         stop = self.processes.any(bool(self.stop.received))
                     if stop or any(self._is_due(every) for every in vars(budget).values()):
                         self._check_finite()  # waits for the device, so that the clock is right

@@ -1,6 +1,7 @@
 """Two processes on one global batch do what one process does."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,17 @@ def test_two_processes_do_what_one_does(launcher, tmp_path, commands, one, asser
     launcher.succeed("-r", str(two / "images"))
     assert_close(two / "images", one / "images")
     assert_one_line(launcher.call("-r", str(two / "text")), "carried its state in 2 processes", "resume it with 2")
+
+
+@pytest.mark.slow
+def test_two_processes_stop_soon_however_seldom_they_log(launcher, tmp_path, commands):
+    never = ["checkpoint_every=5", *(f"{key}=1000000" for key in ("steps", "log_every", "validate_every"))]
+    command = [str(ROOT / "train.py"), *commands["text"], *never, f"runs={tmp_path}", "run=stopped"]
+    process = launcher.start(*command, program=TORCHRUN)
+    while not (tmp_path / "stopped" / "checkpoint.previous.pt").exists() and process.poll() is None:
+        time.sleep(0.1)
+    process.terminate()
+    assert "Stopped at step " in launcher.finish(process).stderr
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
