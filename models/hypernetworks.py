@@ -188,9 +188,10 @@ def condition_size_of(hypernet: Mapping[str, Any], condition: str) -> int:
         )
     given = hypernet.get("condition", "none")
     if given != condition:
+        plus = "" if "condition" in hypernet else "+"  # as Hydra wants it where the configuration lacks the key
         raise UserError(
-            f"hypernet.condition is {given!r}, but here the weights are generated from a condition of the kind "
-            f"{condition}; set hypernet.condition={condition} and hypernet.condition_size."
+            f"hypernet.condition is {given!r}, but here the condition is of the kind {condition}; set "
+            f"{plus}hypernet.condition={condition} and {plus}hypernet.condition_size."
         )
     require_whole("hypernet.condition_size", hypernet.get("condition_size"))
     return hypernet["condition_size"]

@@ -96,7 +96,7 @@ def record_run(run: Path, to: Path, note: str | None = None) -> Path:
     record = read_result(run) | {"sessions": read_json(run / SESSIONS, [SESSION])} | ({"note": note} if note else {})
     record["curve"] = [row for row in read_rows(run) if any(key.startswith("validation/") for key in row)]
     check_record(run / RESULT, record)
-    if max(session["last_step"] for session in record["sessions"]) > record["steps"]:
+    if any(session["last_step"] > record["steps"] for session in record["sessions"]):
         raise UserError(
             f"{run} has a result after {record['steps']} steps, but was then trained further; finish it with train.py "
             f"-r {run}."

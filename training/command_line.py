@@ -105,7 +105,7 @@ def _replaced(
     groups = [key for key in ("schedule", "logger") if key in later and chosen.get(key) != later[key]]
     for key, each in later.items():
         if not each.startswith(("+", "~")):
-            later[key] = _pluses(earlier.get(key, "")) + each  # what was added before is in no configuration file
+            later[key] = _pluses(earlier.get(key, "")) + each  # as Hydra needed it before
     return {key: each for key, each in earlier.items() if key.partition(".")[0] not in groups} | later
 
 

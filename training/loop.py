@@ -28,7 +28,7 @@ from training.run import Run
 from training.signals import Interrupted, StopSignals
 from training.task import Metric, Splits, Task
 
-AGREE_EVERY = 10  # steps, after which several processes ask each other, at the latest, whether one is to stop
+AGREE_EVERY = 10  # steps; several processes ask each other at least this often whether one was told to stop
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Trainer:
             while True:
                 stop = False
                 if state.step > state.looked_at:
-                    # Several processes have to agree, which costs them a wait; torchrun ends them after 30 seconds.
+                    # Several processes have to agree, which costs a wait; after a signal, torchrun gives them 30 seconds.
                     if self.processes.world_size == 1 or self._is_due(min(budget.log_every, AGREE_EVERY)):
                         stop = self.processes.any(bool(self.stop.received))
                     if stop or any(self._is_due(every) for every in vars(budget).values()):
