@@ -134,7 +134,7 @@ class Trainer:
             while True:
                 stop = False
                 if state.step > state.looked_at:
-                    # Several processes have to agree, which costs a wait; after a signal, torchrun gives them 30 seconds.
+                    # Several processes have to agree, which costs a wait. After a signal, torchrun allows 30 seconds.
                     if self.processes.world_size == 1 or self._is_due(min(budget.log_every, AGREE_EVERY)):
                         stop = self.processes.any(bool(self.stop.received))
                     if stop or any(self._is_due(every) for every in vars(budget).values()):

@@ -79,9 +79,10 @@ def test_functions_depend_on_their_points(launcher, hypernet):
     [
         (["+hypernet.condition=data", "+hypernet.condition_size=8", "+hypernet.units=[7]"], "hypernet.units"),
         (["+hypernet.condition=parameters", "+hypernet.condition_size=3"], "hypernet.condition_size is 3"),
+        ([], "set +hypernet.condition="),
     ],
 )
-def test_settings_of_the_code_that_nothing_reads_are_refused(launcher, assert_one_line, hypernet, word):
+def test_settings_of_the_code_that_do_not_fit_are_refused(launcher, assert_one_line, hypernet, word):
     assert_one_line(launcher.call(*SINUSOIDS, "hypernet=none", *hypernet, f"runs={launcher.runs}"), word)
 
 
