@@ -10,7 +10,17 @@ Shape legend
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hypernets import UserError
+
 UNITS = 128
+
+
+def _require_size(condition_size: int) -> None:
+    if condition_size < 3:
+        raise UserError(
+            f"hypernet.condition_size is {condition_size}, but an encoder ends in a layer norm, which leaves nothing "
+            "of one entry and only a sign of two; set it to at least 3."
+        )
 
 
 class VectorEncoder(nn.Module):
@@ -18,6 +28,7 @@ class VectorEncoder(nn.Module):
 
     def __init__(self, size: int, condition_size: int) -> None:
         super().__init__()
+        _require_size(condition_size)
         self.layers = nn.Sequential(nn.Flatten(), nn.Linear(size, UNITS), nn.ReLU(), nn.Linear(UNITS, condition_size))
 
     def forward(self, data: Tensor) -> Tensor:
@@ -31,6 +42,7 @@ class MeanEncoder(nn.Module):
 
     def __init__(self, point_size: int, condition_size: int) -> None:
         super().__init__()
+        _require_size(condition_size)
         self.of_point = nn.Sequential(nn.Linear(point_size, UNITS), nn.ReLU(), nn.Linear(UNITS, UNITS), nn.ReLU())
         self.of_mean = nn.Linear(UNITS, condition_size)
 

@@ -197,6 +197,16 @@ def condition_size_of(hypernet: Mapping[str, Any], condition: str) -> int:
     return hypernet["condition_size"]
 
 
+def require_no_running_statistics(main_network: nn.Module, condition: str) -> None:
+    """Raise UserError for batch norm's running statistics: one set of them cannot serve networks of several weights."""
+    for name, module in main_network.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
+            raise UserError(
+                f"The main network's {name} is batch norm, whose running statistics would be shared by the networks of "
+                f"all conditions (hypernet.condition={condition}); choose main_net=mlp or hypernet=separate."
+            )
+
+
 def require_no_condition(hypernet: Mapping[str, Any]) -> None:
     """Raise UserError where a condition is asked for in a task that gives none."""
     if (given := hypernet.get("condition", "none")) != "none":

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hypernets import HyperDNN
 from hypernets.condition_check import weight_spread
 from hypernets.errors import call_with_settings, require_whole, without
-from models.hypernetworks import condition_size_of, generate_weights
+from models.hypernetworks import condition_size_of, generate_weights, require_no_running_statistics
 
 
 class NoiseConditioned(nn.Module):
@@ -35,6 +35,7 @@ class NoiseConditioned(nn.Module):
     def __init__(self, main_network: nn.Module, hypernet: Mapping[str, Any]) -> None:
         super().__init__()
         self.noise_size = condition_size_of(hypernet, "noise")
+        require_no_running_statistics(main_network, "noise")
         prior = {
             name: nn.utils.parameters_to_vector(module.parameters(recurse=False)).detach().std(correction=0)
             for name, module in main_network.named_modules()

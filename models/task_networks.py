@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hypernets import HyperDNN, OutputRegulariser
 from hypernets.condition_check import weight_spread
 from hypernets.errors import call_with_settings, require_number, without
-from models.hypernetworks import condition_size_of, generate_weights
+from models.hypernetworks import condition_size_of, generate_weights, require_no_running_statistics
 
 
 class TaskConditioned(nn.Module):
@@ -97,4 +97,6 @@ def build_for_tasks(
     if hypernet["kind"] == "separate":
         return call_with_settings(lambda: Separate(build_main_network, tasks), "hypernet", own)
     condition_size_of(hypernet, "task")
-    return TaskConditioned(generate_weights(build_main_network(), hypernet), tasks, beta)
+    main_network = build_main_network()
+    require_no_running_statistics(main_network, "task")
+    return TaskConditioned(generate_weights(main_network, hypernet), tasks, beta)

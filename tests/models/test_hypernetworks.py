@@ -5,7 +5,11 @@ import torch
 from torch import nn
 
 from hypernets import MLPBody, UserError
+from models import wide_resnet
+from models.encoders import MeanEncoder, VectorEncoder
 from models.hypernetworks import OwnPartBody, generate_weights
+from models.sampled_networks import build_sampled
+from models.task_networks import build_for_tasks
 
 CHUNKS = {"kind": "chunk_wise", "chunk_size": 10, "body": "mlp", "units": [8], "embedding_size": 3}
 OF_TASK = {"condition": "task", "condition_size": 4, "conditional_embedding_size": 2}
@@ -47,3 +51,28 @@ def test_embeddings_of_the_pieces_are_only_of_tasks(settings):
     chunks = CHUNKS if "kind" not in settings else {key: value for key, value in CHUNKS.items() if key != "chunk_size"}
     with pytest.raises(UserError, match="hypernet.conditional_embedding_size is"):
         generate_weights(nn.Linear(9, 3), {**chunks, **OF_TASK, **settings})
+
+
+@pytest.mark.parametrize("condition", ["task", "noise"])
+def test_running_statistics_are_not_shared_by_several_networks(condition):
+    hypernet = {**CHUNKS, "name": "chunk_wise", "condition": condition, "condition_size": 4, "chunk_size": 5000}
+
+    def build():
+        return wide_resnet.WideResNet(depth=10)
+
+    with pytest.raises(UserError, match=f"stem_norm is batch norm.*condition={condition}.*choose main_net=mlp"):
+        if condition == "task":
+            build_for_tasks(build, hypernet, tasks=2, beta=0.1)
+        else:
+            build_sampled(build, hypernet)
+    build_for_tasks(build, {"kind": "separate", "name": "separate"}, tasks=2, beta=0.0)  # each has its own
+
+
+@pytest.mark.parametrize("encoder", [VectorEncoder, MeanEncoder])
+def test_codes_of_three_entries_tell_examples_apart(encoder):
+    with pytest.raises(UserError, match="hypernet.condition_size is 2.*at least 3"):
+        encoder(2, 2)
+    torch.manual_seed(0)
+    codes = encoder(2, 3)(torch.randn(50, 1, 2))
+    assert len(codes.round(decimals=2).unique(dim=0)) > 25  # of two entries there would be two codes
+    torch.testing.assert_close(codes.square().mean(dim=-1), torch.ones(50), rtol=0.02, atol=0)
