@@ -35,6 +35,17 @@ def hyper_wide_resnet():
     return HyperDNN(WideResNet(depth=10), hypernetwork, tileable_kernels(3, (16, 16)))
 
 
+@pytest.mark.parametrize("generated", [False, True])
+def test_pictures_are_of_the_first_middle_and_last_kernel(generated):
+    network = WideResNet(depth=28)  # 12 blocks of two kernels
+    if generated:
+        hypernetwork = partial(StaticHypernetwork, embedding_size=4, projection_size=4)
+        network = HyperDNN(network, hypernetwork, tileable_kernels(3, (16, 16)))
+    first_middle_last = ["blocks.0.first", "blocks.6.first", "blocks.11.second"]
+    pictures = ImageClassification(network, kernel_decay=0.0).pictures()
+    assert list(pictures) == [f"kernels/{name}_convolution" for name in first_middle_last]
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("make_network", [wide_resnet, hyper_wide_resnet])
 def test_evaluation_changes_nothing(assert_same, make_network, training):

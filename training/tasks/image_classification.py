@@ -1,5 +1,6 @@
 """Image classification: a convolutional main network, with or without a hypernetwork (sections 4.1 and 4.2)."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -72,7 +73,7 @@ class ImageClassification(nn.Module):
             generated = self.network.weights() if isinstance(self.network, HyperDNN) else {}
         shown = [
             (name.removesuffix(".weight"), kernel)
-            for name, kernel in sorted(self.kernels(generated).items())
+            for name, kernel in sorted(self.kernels(generated).items(), key=_in_order)
             if kernel.shape[1] > 3 and kernel.shape[2] > 1
         ]
         chosen = {0, len(shown) // 2, len(shown) - 1} if shown else set()
@@ -102,6 +103,11 @@ class ImageClassification(nn.Module):
         return {"loss": loss / examples, self.metric.key: 100 * errors / examples}
 
 
+def _in_order(named: tuple[str, Tensor]) -> list[str | int]:
+    """Sort blocks.2 before blocks.10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", named[0])]
+
+
 def build(settings: Mapping[str, Any], processes: Processes) -> tuple[ImageSplits, ImageClassification]:
     """Build the splits and the task from the settings of a run."""
     dataset = without(settings["dataset"], "task", "name")
@@ -111,7 +117,7 @@ def build(settings: Mapping[str, Any], processes: Processes) -> tuple[ImageSplit
             "of one size; set dataset.small_size=null and dataset.small_steps=0."
         )
     with processes.first_before_others():  # so that one process downloads
-        splits = build_images(dataset, seed=settings["seed"], **vars(processes))
+        splits = build_images(dataset, seed=settings["seed"], any_size=True, **vars(processes))
     torch.manual_seed(settings["seed"])
     network = build_network(settings, splits.image_shape, splits.num_classes)
     kernel_decay = settings["main_net"].get("kernel_decay", 0.0)
