@@ -50,11 +50,10 @@ IMAGE_SETTINGS = {
     "batch_size": None,
     "padding": 0,
     "flip": False,
-    "small_size": None,
-    "small_steps": 0,
     "validation_size": None,
     "split_seed": None,
 }
+SMALL_SETTINGS = {"small_size": None, "small_steps": 0}
 TASK_SETTINGS = {"sequence": None, "tasks": None, "steps_per_task": None, "classes_per_task": None}
 TEXT_SETTINGS = {
     "batch_size": None,
@@ -68,18 +67,29 @@ TRANSLATION_SETTINGS = {"batch_size": None, "vocabulary_size": None, "longest": 
 
 
 def build_images(
-    settings: Mapping[str, Any], *, seed: int, device: torch.device | str, rank: int, world_size: int
+    settings: Mapping[str, Any],
+    *,
+    seed: int,
+    device: torch.device | str,
+    rank: int,
+    world_size: int,
+    any_size: bool = False,
 ) -> ImageSplits:
     """Load a data set and hold its splits on `device`, normalised by the statistics of the training split.
 
     The settings, by name:
         kind: a key of `IMAGE_SETS`; its function's own settings are here too.
         root: the folder of the public data sets; None for the project's data/cache.
-        batch_size, padding, flip, small_size, small_steps: see `ImageBatches`; all change only the training split.
+        batch_size, padding, flip: see `ImageBatches`; all change only the training split.
+        small_size, small_steps: the same, but only where the task takes images of `any_size`.
         validation_size, split_seed: how many training images are held out, and which (see `draw_validation`);
             None for a tenth and for 0. They must be None if the data set has a validation split of its own.
     """
-    loaded, divided, settings = _load_images(settings, IMAGE_SETTINGS, seed, world_size)
+    defaults = IMAGE_SETTINGS | (SMALL_SETTINGS if any_size else {})
+    loaded, divided, settings = _load_images(settings, defaults, seed, world_size)
+    if any_size and (settings["small_size"] is not None or settings["small_steps"]):
+        require_whole("small_size", settings["small_size"])
+        require_whole("small_steps", settings["small_steps"], least=0)
     place = {"device": device, "rank": rank, "world_size": world_size}
     statistics = channel_statistics(divided.train_images)
     return _image_splits(divided, settings, statistics, _digest(loaded), seed=seed, **place)
@@ -111,6 +121,13 @@ def build_tasks(
                 "classes; choose fewer of either."
             )
         groups = [of_classes(divided, range(task * classes, (task + 1) * classes)) for task in range(tasks)]
+        for task, group in enumerate(groups):
+            for split in ("train", "validation", "test"):
+                if not len(getattr(group, f"{split}_labels")):
+                    raise UserError(
+                        f"The {split} split has no image of task {task}, which has the classes {task * classes} to "
+                        f"{(task + 1) * classes - 1}; choose fewer tasks, or other data or another validation_size."
+                    )
         each = [_image_splits(group, settings, statistics, digest, **place) for group in groups]
     elif sequence == "permuted":
         if classes is not None:
@@ -136,16 +153,19 @@ def build_with_unknown(
     other = {name: settings[name] for name in IMAGE_SETTINGS}  # without the path of images of your own
     other |= {"kind": settings["unknown"], "root": settings.get("root")}
     others, divided_others, _ = _load_images(other, IMAGE_SETTINGS, seed, world_size)
-    place = {"seed": seed, "device": device, "rank": rank, "world_size": world_size}
+    place = {"device": device, "rank": rank, "world_size": world_size}
     statistics = channel_statistics(divided.train_images)
-    known, unknown = (_image_splits(each, settings, statistics, "", **place) for each in (divided, divided_others))
-    if known.image_shape != unknown.image_shape:
-        raise UserError(
-            f"unknown is {settings['unknown']}, whose images are {list(unknown.image_shape)}, but those of the data "
-            f"set are {list(known.image_shape)}; choose another."
-        )
-    pairs = {name: KnownAndUnknown(getattr(known, name), getattr(unknown, name)) for name in ("validation", "test")}
-    return dataclasses.replace(known, **pairs, digest=_digest(loaded) + _digest(others))
+    known = _image_splits(divided, settings, statistics, _digest(loaded) + _digest(others), seed=seed, **place)
+    pairs = {}
+    for split in ("validation", "test"):
+        unknown = _evaluation_split(divided_others, split, statistics, **place)
+        if known.image_shape != unknown.image_shape:
+            raise UserError(
+                f"unknown is {settings['unknown']}, whose images are {list(unknown.image_shape)}, but those of the "
+                f"data set are {list(known.image_shape)}; choose another."
+            )
+        pairs[split] = KnownAndUnknown(getattr(known, split), unknown)
+    return dataclasses.replace(known, **pairs)
 
 
 def build_text(settings: Mapping[str, Any], *, device: torch.device | str, rank: int, world_size: int) -> TextSplits:
@@ -267,9 +287,6 @@ def _load_images(
     require_whole("seed", seed, least=0)
     require_whole("padding", settings["padding"], least=0)
     require_true_or_false("flip", settings["flip"])
-    require_whole("small_steps", settings["small_steps"], least=0)
-    if settings["small_size"] is not None or settings["small_steps"]:
-        require_whole("small_size", settings["small_size"])
     loaded = _load(IMAGE_SETS, settings, defaults)
     return loaded, _divide(loaded, settings["validation_size"], settings["split_seed"]), settings
 
@@ -277,17 +294,24 @@ def _load_images(
 def _image_splits(
     divided: ImageArrays, settings: Mapping[str, Any], statistics: Any, digest: str, *, seed: int, **place: Any
 ) -> ImageSplits:
-    shared = {"mean": statistics[0], "std": statistics[1], **place}
-    training = {name: settings[name] for name in ("batch_size", "padding", "flip", "small_size", "small_steps")}
-    train = ImageBatches(divided.train_images, divided.train_labels, **training, seed=seed, **shared)
+    names = ("batch_size", "padding", "flip", *SMALL_SETTINGS)
+    training = {name: settings[name] for name in names if name in settings}
+    mean, std = statistics
+    train = ImageBatches(divided.train_images, divided.train_labels, mean=mean, std=std, **training, seed=seed, **place)
     return ImageSplits(
         train=train,
-        validation=ImageBatches(divided.validation_images, divided.validation_labels, **shared),
-        test=ImageBatches(divided.test_images, divided.test_labels, **shared),
+        validation=_evaluation_split(divided, "validation", statistics, **place),
+        test=_evaluation_split(divided, "test", statistics, **place),
         num_classes=divided.num_classes,
         image_shape=train.image_shape,
         digest=digest,
     )
+
+
+def _evaluation_split(divided: ImageArrays, split: str, statistics: Any, **place: Any) -> ImageBatches:
+    mean, std = statistics
+    images, labels = (getattr(divided, f"{split}_{part}") for part in ("images", "labels"))
+    return ImageBatches(images, labels, mean=mean, std=std, **place)
 
 
 def _require_batch_size(batch_size: Any, world_size: int) -> None:

@@ -162,15 +162,19 @@ class ImageBatches:
         share = size // self._world_size
         return torch.stack((examples, *corners, flips))[:, self._rank * share : (self._rank + 1) * share]
 
-    def evaluation_batches(self, batch_size: int = 500) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def evaluation_batches(self, batch_size: int | None = None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """This rank's share of the split, once and in order, normalised but neither cropped nor flipped.
 
-        Batches are like those of `batch`, with B = `batch_size` on this rank; the last may be smaller. Shares are
-        contiguous and differ by at most one example; together they are the whole split. Ranks can therefore differ by
-        one in their number of batches: reduce over ranks after the loop, not within it.
+        Batches are like those of `batch`, with B = `batch_size` on this rank; the last may be smaller. By default it
+        is 500 for images of up to 32x32 pixels, and fewer for larger ones. Shares are contiguous and differ by at most
+        one example; together they are the whole split. Ranks can therefore differ by one in their number of batches:
+        reduce over ranks after the loop, not within it.
         """
         first = self.num_examples * self._rank // self._world_size
         end = self.num_examples * (self._rank + 1) // self._world_size
+        if batch_size is None:
+            _, height, width = self.image_shape
+            batch_size = max(1, min(500, 500 * 32 * 32 // (height * width)))
         rows, columns = (slice(self._padding, self._padding + size) for size in self.image_shape[1:])
         for start in range(first, end, batch_size):
             stop = min(start + batch_size, end)

@@ -132,6 +132,8 @@ def _from_compact(path: Path) -> dict[str, list[np.ndarray]]:
         whole = all(array.dtype.kind in "iu" and (array > 0).all() for array in (stroke_lengths, strokes))
         if points.dtype.kind not in "iu" or points.shape != (stroke_lengths.sum(), 2) or not whole:
             raise ValueError("points must be integers [N, 2], and the numbers of points and strokes must fit them")
+        if names.dtype.kind != "U" or names.ndim != 1:
+            raise ValueError("the names must be texts")
         if strokes.sum() != len(stroke_lengths) or len(names) != len(strokes):
             raise ValueError("the numbers of strokes must fit their lengths and the names")
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:

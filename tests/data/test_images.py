@@ -70,6 +70,13 @@ def test_first_steps_have_smaller_images(arrays):
     assert whole[0].shape == (N, C, H, W)
 
 
+@pytest.mark.parametrize(("size", "expected"), [(8, [500, 100]), (32, [500, 100]), (64, [125, 125, 125, 125, 100])])
+def test_batches_of_evaluation_are_smaller_for_larger_images(size, expected):
+    images = np.zeros((600, size, size, C), dtype=np.uint8)
+    split = ImageBatches(images, np.zeros(600, dtype=np.int64), mean=MEAN, std=STD)
+    assert [len(labels) for _, labels in split.evaluation_batches()] == expected
+
+
 def test_crops_and_flips_match_naive_transcription(arrays):
     train = batches(arrays)
     seen = set()

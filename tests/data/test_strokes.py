@@ -223,7 +223,8 @@ def test_iam_files_that_are_missing_or_damaged(iam, refusal):
     good = compact(lines)
     short, negative = good | {"points": good["points"][1:]}, good | {"stroke_len": -good["stroke_len"]}
     nameless = {key: value for key, value in good.items() if key != "name"}
-    for arrays in (short, negative, nameless, good | {"name": good["name"][1:]}):
+    numbered = good | {"name": np.arange(len(good["name"]))}
+    for arrays in (short, negative, nameless, numbered, good | {"name": good["name"][1:]}):
         np.savez(folder / COMPACT, **arrays)
         assert f"{COMPACT} does not hold pen strokes" in refusal(iam_ondb, root, "held_out")
     (folder / COMPACT).write_bytes(b"no archive")

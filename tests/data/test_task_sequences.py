@@ -20,6 +20,10 @@ def tasks(tmp_path):
         for axis in "xy"
     }
     np.savez(tmp_path / "digits.npz", **arrays)
+    np.savez(
+        tmp_path / "sorted.npz",
+        **arrays | {f"{axis}_test": np.sort(arrays[f"{axis}_test"], axis=0)[:20] for axis in "xy"},
+    )
 
     def build(**settings):
         return build_tasks(SHARED | {"root": str(tmp_path)} | settings, seed=0, device="cpu", rank=0, world_size=1)
@@ -67,6 +71,8 @@ def test_permuted_tasks_have_an_order_of_pixels_each(tasks):
     ("settings", "words"),
     [
         ({"sequence": "split", "tasks": 4, "classes_per_task": 2}, "only 6 classes"),
+        ({"sequence": "split", "tasks": 3, "classes_per_task": 2, "path": "sorted.npz"}, "test split has no .* task 2"),
+        ({"sequence": "split", "tasks": 2, "classes_per_task": 2, "small_size": 2}, "dataset.small_size"),
         ({"sequence": "permuted", "tasks": 2, "classes_per_task": 2}, "classes_per_task is 2"),
         ({"sequence": "mixed", "tasks": 2}, "sequence is 'mixed'"),
         ({"sequence": "permuted", "tasks": 0}, "tasks is 0"),
