@@ -12,7 +12,7 @@ from hypernets.errors import require_whole
 
 
 class CoordinateMLP(nn.Module):
-    """Linear layers with ReLU between them, on coordinates and their waves of 1, 2, 4, ... half periods in [-1, 1].
+    """Linear layers with ReLU between them, on coordinates and their waves of 1, 2, 4, ... periods in [-1, 1].
 
     Args:
         inputs: coordinates of a point, and what else is given with them.

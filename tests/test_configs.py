@@ -40,6 +40,11 @@ def choices(group):
 
 LSTM = ["main_net=lstm", "hypernet=none"]
 HYPERLSTM = ["dataset=shakespeare", "main_net=lstm", "hypernet=hyperlstm"]
+ANY_SIZE = [
+    *("dataset=mnist_any_architecture", "dataset.kind=arrays", "+dataset.path=cifar10_sample.npz"),
+    *("dataset.validation_size=null", "dataset.split_seed=null"),
+    *("main_net=mlp", "main_net.hidden_units=[256,256,256,256,256]"),
+]
 EXPERIMENTS = choices("experiment")
 WITH_A_ROW = [
     name for name in EXPERIMENTS if f"row: {Path(name).name}\n" in (CONFIGS / f"experiment/{name}.yaml").read_text()
@@ -258,6 +263,8 @@ def test_a_job_that_fails_does_not_end_the_sweep(launcher):
         (["dataset=toy_cubic", "main_net=mlp", "hypernet=none", "+dataset.device=cpu"], "the setting dataset.device"),
         (["dataset=three_polynomials", "main_net=mlp", "hypernet=separate", "+hypernet.units=5"], "hypernet.units"),
         (["main_net=mlp", "hypernet=none", "+dataset.small_size=4"], "dataset.small_size is 4"),
+        ([*ANY_SIZE, "hypernet=none", "+hypernet.units=5"], "the setting hypernet.units"),
+        ([*ANY_SIZE, "hypernet=none", "+dataset.small_size=4"], "the setting dataset.small_size"),
         (["main_net=torchvision", "main_net.model=shufflenet_v2_x1_0"], "no ResNet's stem"),
     ],
 )

@@ -145,7 +145,8 @@ def build(settings: Mapping[str, Any], processes: Processes) -> tuple[ImageSplit
                     f"An MLP of {depth} hidden layers of {width} units is no corner of that of main_net.hidden_units, "
                     f"which is {units}; make that one larger, or choose hypernet=described."
                 )
-        network = Slices(largest)
+        own = without(hypernet, "kind", "name", "condition")
+        network = call_with_settings(lambda: Slices(largest), "hypernet", own)
     else:
         network = generate_weights(largest, hypernet)
     return splits, AnyArchitecture(network, lambda size: mlp.build(*shapes, size[0] * [size[1]]), sizes)
