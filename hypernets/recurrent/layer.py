@@ -58,7 +58,7 @@ class RecurrentLayer(nn.Module):
         self.batch_first = batch_first
         input_sizes = [input_size] + [hidden_size] * (num_layers - 1)
         self.cells = nn.ModuleList(self.cell_type(size, hidden_size, **cell_settings) for size in input_sizes)
-        self._step_type = Step
+        self._step_type: type[Step] | None = None
 
     def compile(self) -> None:
         """Compile one time step and its derivative: the same results, except for rounding, in less time.

@@ -2,9 +2,11 @@
 
     products with x_t       one for all matrices and a block of time steps
     products with h_{t-1}   one for all matrices per step; they are laid out for this once per sequence
-    the rest of a step      the cell's `forward`; automatic differentiation finds its derivative, one step at a time
+    the rest of a step      the cell's `forward`; automatic differentiation finds its derivative, one step at a time.
+                            Those of `LSTM` and `HyperLSTM` are written out (written_step.py)
     gradients of matrices   one product for a block of time steps instead of one per step
-    kept for the backward   the state and the products with h_{t-1} of every step; all else is recomputed
+    kept for the backward   the state and the products with h_{t-1} of every step, and what a written step asks for;
+                            all else is recomputed
 
 None of this needs a compiler. After `compile()`, the rest of a step is a compiled graph, too (compiled_step.py).
 What a cell is, and the shape legend, are in layer.py.
@@ -26,8 +28,8 @@ from torch.nn.utils.weight_norm import WeightNorm
 from hypernets.transforms import are_batched, is_transformed
 
 # Rows (time steps times sequences) of a block: enough for a fast product, few enough to need little memory.
-BLOCK_ROWS = 512
-# In training, the fast order computes each step twice. With fewer recurrent weights than this, that costs more than the
+BLOCK_ROWS = 1024
+# In training, `Step` computes each step twice. With fewer recurrent weights than this, that costs more than the
 # deferred gradients save (measured on two CPU cores, with products in float32 and in bfloat16).
 FEWEST_WEIGHTS, FEWEST_WEIGHTS_BFLOAT16 = 2**20, 2**22
 # Laying a matrix out for oneDNN pays where a product has many multiplications, in a sequence of several steps.
@@ -88,13 +90,13 @@ def run_cell(
     one where something looks into them: a transform of `torch.func`, forward-mode differentiation or `torch.export`;
     where a weight of the cell is not a parameter, as after `torch.nn.utils.prune`; in a backward pass with
     `create_graph=True`, for second derivatives; and, with gradients and `Step`, where the layer is too narrow for
-    another order to pay.
+    another order to pay (a `HyperRNN`, or a cell of your own).
 
     Args:
         cell: see layer.py.
         input: real numbers [T, B, I], or token ids [T, B].
         state: the cell's own state before the first step, each tensor [B, units].
-        step_type: `Step` if not given, or `CompiledStep`.
+        step_type: `CompiledStep`, or None for a written step where there is one, and else `Step`.
 
     Returns:
         h at every time step, [T, B, H], and the state after the last one.
@@ -108,12 +110,19 @@ def run_cell(
     matrices = (*operands.input_weights, *operands.recurrent_weights)
     in_step = {name: p for name, p in cell.named_parameters() if not any(_is_part_of(w, p) for w in matrices)}
     operands = operands._replace(parameters=tuple(in_step.values()))
+    from hypernets.recurrent.written_step import written_step  # here, since that module needs this one
+
     device = input.device.type
     autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     if state[0].dtype == torch.float64:
         autocast = None  # as PyTorch has it
     plan = Plan(
-        cell, step_type or Step, autocast, autocast or state[0].dtype, tuple(in_step), tuple(map(len, operands))
+        cell,
+        step_type or written_step(cell) or Step,
+        autocast,
+        autocast or state[0].dtype,
+        tuple(in_step),
+        tuple(map(len, operands)),
     )
     tensors = [tensor for group in operands for tensor in group]
     differentiable = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in [input, *tensors])
@@ -203,11 +212,11 @@ class Recurrence(torch.autograd.Function):
             for t in range(steps):
                 if t % block == 0:
                     x_products = multiply_x(input[t : t + block])
-                h_product = multiply_h(now.to(dtype))
-                if differentiable:
-                    kept.extend([h_product, *before])
+                inputs = [multiply_h(now.to(dtype)), x_products[t % block], *before, *step.masks_at(t)]
                 now = outputs[t]
-                before = step.next_state([h_product, x_products[t % block], *before, *step.masks_at(t)], now)
+                before = step.next_state(inputs, now)
+                if differentiable:
+                    kept.extend(step.keep(inputs))
             return before
 
         with torch.autocast(input.device.type, enabled=False):
@@ -257,9 +266,9 @@ class Recurrence(torch.autograd.Function):
                 x_products = multiply_x(x)
                 for i in reversed(range(len(x))):
                     t = first + i
-                    h_product, *before = kept[t * per_step : (t + 1) * per_step]
                     d_before = step.derivative(
-                        [h_product, x_products[i], *before, *step.masks_at(t)],
+                        kept[t * per_step : (t + 1) * per_step],
+                        [x_products[i], *step.masks_at(t)],
                         [d_outputs[t], d_h, *d_before],
                         [of_h.d_products[i], of_x.d_products[i]],
                         d_parameters,
@@ -340,6 +349,7 @@ class Step:
         self.h_rows = [len(weight) for weight in operands.recurrent_weights]
         self.x_rows = [len(weight) for weight in operands.input_weights]
         self.memory = len(operands.state) - 1
+        self.kept_now: Sequence[Tensor] = ()  # of the last step, besides its inputs
         self.parameters = [parameter.detach().requires_grad_() for parameter in operands.parameters]
 
     def masks_at(self, t: int) -> list[Tensor]:
@@ -357,8 +367,13 @@ class Step:
         h.copy_(new_h)
         return memory
 
+    def keep(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Return what `derivative` needs of the step that `next_state` has just taken."""
+        return [inputs[0], *inputs[2 : 2 + self.memory], *self.kept_now]
+
     def derivative(
         self,
+        kept: Sequence[Tensor],
         inputs: Sequence[Tensor],
         d_results: Sequence[Tensor],
         d_products: Sequence[Tensor],
@@ -367,7 +382,8 @@ class Step:
         """Differentiate a time step.
 
         Args:
-            inputs: of the step.
+            kept: see `keep`.
+            inputs: the products with x_t, and the masks.
             d_results: the gradients of its output, of h in the next step, and of the state without h after it.
             d_products: where to write the gradients of the products with h_{t-1} and x_t.
             d_parameters: the gradients of the parameters so far, to add to.
@@ -376,11 +392,12 @@ class Step:
             The gradients of the state without h before the step.
         """
         d_output, d_h, *d_memory = d_results
-        parts = [part.detach().requires_grad_() for part in self._split(inputs[:2])]
-        memory = [tensor.detach().requires_grad_() for tensor in inputs[2 : 2 + self.memory]]
+        (h_product, *memory), (x_product, *masks) = kept, inputs
+        parts = [part.detach().requires_grad_() for part in self._split([h_product, x_product])]
+        memory = [tensor.detach().requires_grad_() for tensor in memory]
         with torch.enable_grad():
             h_products, x_products = parts[: len(self.h_rows)], parts[len(self.h_rows) :]
-            state = self._call_cell(h_products, x_products, [*memory, *inputs[2 + self.memory :]])
+            state = self._call_cell(h_products, x_products, [*memory, *masks])
         given = zip(state, [d_output + d_h, *d_memory], strict=True)
         differentiable, d_state = zip(*((field, d) for field, d in given if field.requires_grad), strict=True)
         gradients = torch.autograd.grad(differentiable, [*parts, *memory, *self.parameters], d_state, allow_unused=True)
