@@ -42,8 +42,10 @@ def does_the_condition_matter(
     """
     if not isinstance(conditions, Tensor):
         raise UserError(f"The conditions are of type {type(conditions).__name__}; give a tensor.")
-    if len(conditions) < 2:
-        raise UserError(f"The number of conditions is {len(conditions)}; give at least two, which can be shuffled.")
+    if not conditions.dim() or len(conditions) < 2:
+        raise UserError(
+            f"The conditions have the shape {list(conditions.shape)}; give at least two, which can be shuffled."
+        )
     spread = weight_spread(network, conditions)
     right, others, average = map(evaluate, (conditions, shuffled(conditions), mean(conditions)))
     return ConditionCheck(float(right), float(others), float(average), spread)

@@ -21,6 +21,7 @@ from hypernets.several_networks import (
     call_one_by_one,
     joined,
     require_batchable,
+    unchanged,
 )
 from hypernets.transforms import is_transformed
 
@@ -77,12 +78,20 @@ class HyperDNN(nn.Module):
                 f"The hypernetwork is a {type(hypernetwork).__name__} that is already built; give its class or a "
                 "partial of it, since HyperDNN builds it for the chosen parameters."
             )
+        if not callable(hypernetwork):
+            raise UserError(f"The hypernetwork is {hypernetwork!r}; give its class or a partial of it.")
         chosen = _choose(main_network, choose)
         _require_one_type(chosen)
+        _require_attributes(main_network, chosen)
         like = next(iter(chosen.values()))
         self.choose = choose
         self.shapes = {name: parameter.shape for name, parameter in chosen.items()}
-        generator = hypernetwork(chosen).to(like.device, like.dtype)  # before anything is removed: it may refuse
+        generator = hypernetwork(chosen)  # before anything is removed: it may refuse
+        if not isinstance(generator, nn.Module):
+            raise UserError(
+                f"The hypernetwork was built as a {type(generator).__name__}; it must be a torch.nn.Module."
+            )
+        generator.to(like.device, like.dtype)
         if not getattr(generator, "condition_size", 0):
             with torch.no_grad():
                 self._check(generator(None))
@@ -99,7 +108,7 @@ class HyperDNN(nn.Module):
             if removed and isinstance(module, nn.RNNBase):
                 self._recurrent.append(prefix)
             # A module of PyTorch would run without its bias. Others need not be called to have their weights read.
-            if removed and type(module).__module__.startswith("torch.nn.") and module not in in_fast_paths:
+            if removed and _is_of_pytorch(module) and module not in in_fast_paths:
                 module.register_forward_pre_hook(partial(_require_in_place, tuple(removed)))
         self.main_network = main_network
         self.hypernetwork = generator
@@ -127,6 +136,7 @@ class HyperDNN(nn.Module):
         """Call the main network with the weights that the hypernetwork generates for one condition."""
         self._require_one(condition)
         weights = self.weights(condition)
+        self._check(weights)
         device = next(iter(weights.values())).device.type
         if not (
             torch.is_grad_enabled()
@@ -136,7 +146,7 @@ class HyperDNN(nn.Module):
         ):
             # Some operations round differently where no argument requires a gradient, and those of parameters do.
             weights = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
-        return self.forward_with(weights, *inputs, **keywords)
+        return self._call(weights, *inputs, **keywords)
 
     def forward_with(self, weights: Mapping[str, Tensor], *inputs: Any, **keywords: Any) -> Any:
         """Call the main network with these weights, as `weights()` returned them for one condition.
@@ -147,6 +157,9 @@ class HyperDNN(nn.Module):
             UserError: the weights have other names or shapes than the parameters that they replace.
         """
         self._check(weights)
+        return self._call(weights, *inputs, **keywords)
+
+    def _call(self, weights: Mapping[str, Tensor], *inputs: Any, **keywords: Any) -> Any:
         placed = {alias: weights[name] for name, aliases in self.names.items() for alias in aliases}
         self._list_in_recurrent_layers(placed)
         try:
@@ -194,7 +207,8 @@ class HyperDNN(nn.Module):
         one_by_one = self._largest_kernel() > SMALL_KERNEL or attends_to_much(
             self.main_network, (each[:1] for each in inputs)
         )
-        return self._several(call, conditions, inputs, megabytes, one_by_one)
+        with unchanged(inputs):
+            return self._several(call, conditions, inputs, megabytes, one_by_one)
 
     def ensemble(self, inputs: Any, conditions: Tensor, megabytes: float = 1024, **keywords: Any) -> Any:
         """Show one batch to the networks of S conditions: inputs [B, ...], conditions [S, ...] -> outputs [S, B, ...].
@@ -208,7 +222,8 @@ class HyperDNN(nn.Module):
             return self.forward_with(weights, *inputs, **keywords)
 
         one_by_one = self._largest_kernel() > 0 or attends_to_much(self.main_network, inputs)
-        return self._several(call, conditions, (), megabytes, one_by_one)
+        with unchanged((inputs, keywords)):
+            return self._several(call, conditions, (), megabytes, one_by_one)
 
     def export(self, condition: Tensor | None = None) -> nn.Module:
         """Return the main network as an ordinary module, with the weights for one condition as its parameters.
@@ -223,14 +238,16 @@ class HyperDNN(nn.Module):
         # What the hooks of `torch.nn.utils` computed in the last call, which deepcopy would refuse.
         computed = [each for m in modules for each in vars(m).values() if isinstance(each, Tensor) and not each.is_leaf]
         plain = copy.deepcopy(self.main_network, {id(each): each.detach().clone() for each in computed})
-        for module in plain.modules():
-            hooks = module._forward_pre_hooks
-            for key in [key for key, hook in hooks.items() if getattr(hook, "func", None) is _require_in_place]:
-                del hooks[key]
         for name, weight in weights.items():
             parameter = nn.Parameter(weight.clone())
             for alias in self.names[name]:
                 _set_parameter(plain, alias, parameter)
+        for module in plain.modules():
+            hooks = module._forward_pre_hooks
+            for key in [key for key, hook in hooks.items() if getattr(hook, "func", None) is _require_in_place]:
+                (attributes,) = hooks[key].args
+                if all(getattr(module, attribute) is not None for attribute in attributes):  # not a nested HyperDNN's
+                    del hooks[key]
         return plain
 
     def describe(self) -> str:
@@ -287,6 +304,10 @@ class HyperDNN(nn.Module):
 
     def _check(self, weights: Mapping[str, Tensor], leading: tuple[int, ...] = ()) -> None:
         """Refuse weights of other names or shapes, of which functional_call would take some without a word."""
+        if not isinstance(weights, Mapping) or not all(isinstance(weight, Tensor) for weight in weights.values()):
+            raise UserError(
+                f"The weights are a {type(weights).__name__}; a hypernetwork returns a dictionary of names and tensors."
+            )
         if len(weights) != len(self.shapes) or not all(name in weights for name in self.shapes):
             odd = sorted(weights.keys() ^ self.shapes.keys())
             raise UserError(
@@ -317,7 +338,7 @@ class HyperDNN(nn.Module):
         require_batchable(self.main_network)
         if not len(conditions):
             raise UserError("There are no conditions; give at least one.")
-        bytes_of_a_weight = next(self.parameters(), torch.empty(0)).element_size()
+        bytes_of_a_weight = next(self.hypernetwork.parameters(), torch.empty(0)).element_size()
         needed = bytes_of_a_weight * sum(shape.numel() for shape in self.shapes.values()) / 2**20
         at_a_time = int(megabytes / needed)
         if at_a_time < 1:
@@ -357,6 +378,11 @@ def _choose(main_network: nn.Module, choose: Callable[[str, nn.Parameter], bool]
     """The chosen parameters of a main network by name; raise UserError for none, or for one that is parametrised."""
     if not callable(choose):
         raise UserError(f"choose is {choose!r}; it must be a function of the name and the value of a parameter.")
+    if not isinstance(main_network, nn.Module):
+        raise UserError(f"The main network is {main_network!r}; it must be a torch.nn.Module.")
+    for name, parameter in main_network.named_parameters():
+        if isinstance(parameter, nn.UninitializedParameter):
+            raise UserError(f"{name} of the main network has no shape yet; call the main network once before.")
     # Of a parameter that modules share, any name will do.
     by_any_name = {p for name, p in main_network.named_parameters(remove_duplicate=False) if choose(name, p)}
     chosen = {name: parameter for name, parameter in main_network.named_parameters() if parameter in by_any_name}
@@ -366,11 +392,15 @@ def _choose(main_network: nn.Module, choose: Callable[[str, nn.Parameter], bool]
             f"No parameter of the main network was chosen, so there is nothing to generate (it has {of or 'none'}, "
             "...); make `choose` true for some of them."
         )
-    for name in chosen:
-        module, parametrised, rest = name.partition("parametrizations.")
-        if parametrised:
+    for name, parameter in chosen.items():
+        if not parameter.numel():
+            raise UserError(f"{name} has no entries (its shape is {list(parameter.shape)}); do not choose it.")
+        parts = name.split(".")
+        if "parametrizations" in parts:
+            place = parts.index("parametrizations")
+            parametrised = ".".join([*parts[:place], parts[place + 1]])
             raise UserError(
-                f"{module}{rest.partition('.')[0]} is parametrised, so it has no weights of its own to replace; call "
+                f"{parametrised} is parametrised, so it has no weights of its own to replace; call "
                 "torch.nn.utils.parametrize.remove_parametrizations first, or do not choose it."
             )
     return chosen
@@ -389,6 +419,27 @@ def _require_one_type(chosen: Mapping[str, nn.Parameter]) -> None:
                 f"{name} is {parameter.dtype} on {parameter.device}, and {first} {like.dtype} on {like.device}; a "
                 "hypernetwork generates weights of one floating-point type on one device, so choose such."
             )
+
+
+def _require_attributes(main_network: nn.Module, chosen: Mapping[str, nn.Parameter]) -> None:
+    """Refuse parameters that a module also keeps in a plain list, where the generated ones could not be placed."""
+    name_of = {id(parameter): name for name, parameter in chosen.items()}
+    for module in main_network.modules():
+        for attribute, value in vars(module).items():
+            if attribute in ("_parameters", "_flat_weights") or not isinstance(value, (list, tuple, dict)):
+                continue
+            for each in value.values() if isinstance(value, dict) else value:
+                if id(each) in name_of:
+                    raise UserError(
+                        f"{name_of[id(each)]} is also in {attribute}, a plain {type(value).__name__} of a "
+                        f"{type(module).__name__}, where it would not be replaced; use a ParameterList or a "
+                        "ParameterDict, or do not choose it."
+                    )
+
+
+def _is_of_pytorch(module: nn.Module) -> bool:
+    """Whether this is a layer of PyTorch, or of a class that is derived from one."""
+    return any(kind.__module__.startswith("torch.nn.") for kind in type(module).__mro__ if kind is not nn.Module)
 
 
 def _modules_with_a_fast_path(network: nn.Module) -> set[nn.Module]:

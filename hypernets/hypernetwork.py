@@ -27,6 +27,12 @@ from hypernets.places import describe_tiles, description_size, find_places
 CONSTANT_DEVIATION = 0.01  # of a tensor that is constant in the main network, as biases often are
 RESIDUAL_DEVIATION = 0.1  # of a change to a base, in standard deviations of the base
 LAYOUTS_KEPT = 64  # of other main networks
+DRAWS = 100  # of embeddings, until every head has features that are not zero
+
+
+class _NoFeatures(UserError):
+    def __init__(self, body: str) -> None:
+        super().__init__(f"The features of {body} are all zero at the start; give it more units.")
 
 
 class Hypernetwork(nn.Module):
@@ -55,8 +61,8 @@ class Hypernetwork(nn.Module):
     Args:
         parameters: name -> parameter of the main network, of which the shapes and the initial values are read.
         generation: the strategy, such as `GenerateChunkWise(750)`.
-        body: `MLPBody`, `CNNBody`, `RNNBody` or `AttentionBody`; or a module that maps [*, N, C + E] to [*, N, F], or
-            a function that makes such a module from C + E.
+        body: `MLPBody`, `CNNBody`, `RNNBody` or `AttentionBody`; or a function that makes a module from C + E, which
+            maps [*, N, C + E] to [*, N, F]; or such a module, which all hypernetworks that are given it then share.
         condition_size: C; 0 for no condition.
         condition_is_set: whether a condition is a set of tokens, [M, C], for `AttentionBody`.
         embedding_size: E.
@@ -90,6 +96,10 @@ class Hypernetwork(nn.Module):
         for name, value in (flags | {"described": described}).items():
             require_true_or_false(name, value)
         require_whole("embedding_size", embedding_size)
+        if not learn_base and not residual:
+            raise UserError(
+                "learn_base=False is for residual=True, whose base can be learned; set that, or leave it out."
+            )
         if not parameters:
             raise UserError("A hypernetwork needs at least one parameter to generate; it got none.")
         if isinstance(generation, type) or not hasattr(generation, "lay_out"):
@@ -132,7 +142,14 @@ class Hypernetwork(nn.Module):
         else:
             self.register_buffer("base", mean)
         self.register_buffer("scale", torch.ones_like(mean))
-        self.measure_scales()
+        for draws_left in reversed(range(DRAWS)):
+            try:
+                self.measure_scales()
+                break
+            except _NoFeatures:
+                if described or not draws_left:
+                    raise
+                nn.init.normal_(self.embeddings)
 
     def forward(self, condition: Tensor | None = None, shapes: Shapes | None = None) -> dict[str, Tensor]:
         """Generate the weights: name -> tensor [*, its shape], with the leading dimensions of the condition.
@@ -160,7 +177,7 @@ class Hypernetwork(nn.Module):
         """Set all scale_t and b_k so that the weights start as the class says.
 
         It is called at construction. Call it again if you have changed parameters since, or if your conditions are
-        distributed differently.
+        distributed differently. The standard deviations are those that the main network had at construction.
 
         Args:
             conditions: examples of them, [K, C], or [K, M, C] if they are sets; standard normal if not given.
@@ -176,6 +193,9 @@ class Hypernetwork(nn.Module):
         features = self._features(conditions, self.layout)
         features = features.unsqueeze(0) if conditions is None else features  # [K, N, F]
         for head, own in zip(self.heads, self._features_of_heads(features, self.layout), strict=True):
+            parts = head.parts(own) if isinstance(head, _SplitHead) else own.unsqueeze(-1)
+            if not parts.flatten(0, -2).any(dim=0).all():
+                raise _NoFeatures(self.body_name)
             if own.shape[-2] > 1:  # a piece that is the only one has none to be different from
                 nn.init.zeros_(head.bias)
                 head.bias.sub_(head(own.flatten(0, -2).mean(dim=0)))
@@ -187,7 +207,7 @@ class Hypernetwork(nn.Module):
                 squares[index] += piece.to(dtype).square().sum()
                 counts[index] += piece.numel()
         if not squares.all():
-            raise UserError(f"The features of {self.body_name} are all zero at the start; give it more units.")
+            raise _NoFeatures(self.body_name)
         self.scale.copy_(squares.new_tensor(self._deviation) / (squares / counts).sqrt())
 
     def categories(self) -> dict[str, str]:
@@ -360,8 +380,11 @@ class _SplitHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(heads, size))
 
     def forward(self, features: Tensor) -> Tensor:
-        parts = features.squeeze(-2).unflatten(-1, (-1, len(self.bias)))  # [*, F / K, K]
-        return torch.einsum("skf,...fk->...ks", self.weight, parts) + self.bias
+        return torch.einsum("skf,...fk->...ks", self.weight, self.parts(features)) + self.bias
+
+    def parts(self, features: Tensor) -> Tensor:
+        """The features [*, F / K, K] that each head reads, from [*, 1, F]."""
+        return features.squeeze(-2).unflatten(-1, (-1, len(self.bias)))
 
 
 def _build_head(features: int, size: int, heads: int) -> nn.Module:

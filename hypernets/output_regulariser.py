@@ -49,6 +49,8 @@ class OutputRegulariser(nn.Module):
 
     def __init__(self, network: HyperDNN) -> None:
         super().__init__()
+        if not isinstance(network, HyperDNN):
+            raise UserError(f"The network is a {type(network).__name__}; an OutputRegulariser is for a HyperDNN.")
         size = sum(shape.numel() for shape in network.shapes.values())
         like = next(network.parameters(), torch.empty(0))
         dtype = torch.promote_types(like.dtype, torch.float32)  # half precision is too coarse for small distances
@@ -82,6 +84,17 @@ class OutputRegulariser(nn.Module):
         return moved.square().sum() / len(conditions)
 
     def _generated(self, network: HyperDNN, conditions: Sequence[Tensor]) -> Tensor:
+        shapes = {tuple(condition.shape) for condition in conditions}
+        dimensions = len(next(iter(shapes)))
+        if (
+            len(shapes) > 1
+            or not dimensions
+            or getattr(network.hypernetwork, "condition_dimensions", dimensions) != dimensions
+        ):
+            raise UserError(
+                f"The conditions have the shapes {sorted(map(list, shapes))}; give a list with one condition for each "
+                "task, all of one shape."
+            )
         weights = network.weights(torch.stack(list(conditions))).values()
         return torch.cat([weight.to(self.remembered.dtype).flatten(1) for weight in weights], dim=1)  # [K, P]
 

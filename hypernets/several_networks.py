@@ -31,7 +31,7 @@ def call_at_once(call: Callable[..., Any], weights: Mapping[str, Tensor], inputs
     outputs: list[Any] = []
 
     def tensors_of_call(weights: Mapping[str, Tensor], *inputs: Tensor) -> list[Tensor]:
-        leaves, structure = tree_flatten(call(weights, *inputs))
+        leaves, structure = tree_flatten(_known(call(weights, *inputs)))
         outputs[:] = leaves, structure
         return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
@@ -45,7 +45,7 @@ def call_one_by_one(call: Callable[..., Any], weights: Mapping[str, Tensor], inp
     """Return the same as `call_at_once`, by a loop."""
     apart = zip(*(weight.unbind() for weight in weights.values()), strict=True)
     outputs = [
-        call(dict(zip(weights, each, strict=True)), *own)
+        _known(call(dict(zip(weights, each, strict=True)), *own))
         for each, *own in zip(apart, *(each.unbind() for each in inputs), strict=True)
     ]
     return joined(torch.stack, outputs)
@@ -56,11 +56,40 @@ def joined(join: Callable[[list[Tensor]], Tensor], outputs: Sequence[Any]) -> An
     return tree_map(lambda *each: join(each) if isinstance(each[0], Tensor) else each[0], *outputs)
 
 
+def _known(output: Any) -> Any:
+    """Return the output of a network; raise UserError where tensors may hide in it, or numbers made from them."""
+    for leaf in tree_flatten(output)[0]:
+        if not isinstance(leaf, (Tensor, int, str, type(None))):  # bool is an int
+            raise UserError(
+                f"The main network returns a {type(leaf).__name__}, which cannot be stacked for several conditions; "
+                "return tensors, in tuples, lists or dictionaries if there are several."
+            )
+    return output
+
+
+@contextmanager
+def unchanged(inputs: Any) -> Iterator[None]:
+    """Raise UserError if tensors among the inputs are changed, since the networks after the first would see that."""
+    tensors = [leaf for leaf in tree_flatten(inputs)[0] if isinstance(leaf, Tensor) and not leaf.is_inference()]
+    before = [tensor._version for tensor in tensors]
+    yield
+    if before != [tensor._version for tensor in tensors]:
+        raise UserError(
+            "The main network changes its input in place, so it cannot have several sets of weights for it; use "
+            "operations that do not, such as an activation with inplace=False."
+        )
+
+
 @contextmanager
 def buffers_that_stay(network: nn.Module) -> Iterator[None]:
-    """Undo that modules replace their buffers under `vmap`, which would make the network useless; raise UserError."""
+    """Undo that modules replace buffers or keep tensors under `vmap`, which would make the network useless.
+
+    Raises:
+        UserError: a module does that.
+    """
     before = {module: dict(module._buffers) for module in network.modules()}
-    replaced = []
+    attributes = {module: dict(vars(module)) for module in before}
+    replaced, kept = [], []
     try:
         yield
     finally:
@@ -69,6 +98,22 @@ def buffers_that_stay(network: nn.Module) -> Iterator[None]:
                 f"{name} of {type(module).__name__}" for name in buffers if module._buffers[name] is not buffers[name]
             ]
             module._buffers.update(buffers)
+        for module, own in attributes.items():
+            of_hooks = {getattr(hook, "name", None) for hook in module._forward_pre_hooks.values()}  # of weight_norm
+            for name, value in list(vars(module).items()):
+                if not (isinstance(value, Tensor) and torch._C._functorch.is_batchedtensor(value)):
+                    continue
+                if name not in of_hooks:
+                    kept.append(f"{name} of {type(module).__name__}")
+                if name in own:
+                    vars(module)[name] = own[name]
+                else:
+                    del vars(module)[name]
+    if kept:
+        raise UserError(
+            f"The call keeps a tensor, {kept[0]}, so it cannot have several sets of weights at once; return the tensor "
+            "instead, or call the network with one condition at a time."
+        )
     if replaced:
         raise UserError(
             f"The call replaces a buffer, {replaced[0]}, so it cannot have several sets of weights at once; call "

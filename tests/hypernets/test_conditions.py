@@ -2,6 +2,7 @@
 
 import copy
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from hypernets import (
     StaticHypernetwork,
     UserError,
     does_the_condition_matter,
+    hyper_dnn,
     tileable_kernels,
 )
 from hypernets.hyper_dnn import every_parameter
@@ -263,6 +265,69 @@ def test_a_buffer_that_is_replaced_stays_as_it_was():
             call(x, conditions)
     assert not network.main_network.mean.any()
     assert network.eval().per_example(x, conditions).shape == (3, 4)
+
+
+class Hides(nn.Sequential):
+    """Returns its output in something that PyTorch does not look into, or as a number."""
+
+    def __init__(self, hide):
+        super().__init__(nn.Linear(6, 4))
+        self.hide = hide
+
+    def forward(self, x):
+        return self.hide(super().forward(x))
+
+
+@pytest.mark.parametrize("hide", [lambda y: SimpleNamespace(logits=y), lambda y: (y, 0.5), lambda y: y.detach().numpy])
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_outputs_that_cannot_be_stacked_are_refused(hide, one_by_one, monkeypatch):
+    monkeypatch.setattr(hyper_dnn, "attends_to_much", lambda *_: one_by_one)
+    network, x, conditions = HyperDNN(Hides(hide), SMALL_CHUNKS), torch.randn(3, 6), torch.randn(3, 4)
+    for call in (network.per_example, network.ensemble):
+        with pytest.raises(
+            UserError, match="returns a (SimpleNamespace|float|builtin_function_or_method), which cannot"
+        ):
+            call(x, conditions)
+
+
+@pytest.mark.parametrize("megabytes", [1024, 1.5 * 4 * 28 / 2**20])
+def test_a_network_that_changes_its_input_is_refused(megabytes):
+    """The networks after the first would see what it did."""
+    network, conditions = (
+        HyperDNN(nn.Sequential(nn.SiLU(inplace=True), nn.Linear(6, 4)), SMALL_CHUNKS),
+        torch.randn(3, 4),
+    )
+    for call in (network.per_example, network.ensemble):
+        with pytest.raises(UserError, match="changes its input in place"), torch.no_grad():
+            call(torch.randn(3, 6), conditions, megabytes)
+
+
+class KeepsItsLoss(nn.Linear):
+    loss = None
+
+    def forward(self, x):
+        y = super().forward(x)
+        self.loss = y.square().mean()
+        return y
+
+
+def test_a_tensor_that_is_kept_for_later_is_refused():
+    network, x, conditions = HyperDNN(KeepsItsLoss(6, 4), SMALL_CHUNKS), torch.randn(3, 6), torch.randn(3, 4)
+    for before in (None, torch.ones(())):
+        network.main_network.loss = before
+        with pytest.raises(UserError, match="keeps a tensor, loss of KeepsItsLoss"):
+            network.per_example(x, conditions)
+        assert network.main_network.loss is before
+    assert network.export(conditions[0]).weight.shape == (4, 6)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_a_weight_that_a_hook_computes_may_be_generated():
+    main_network = nn.utils.weight_norm(nn.Linear(6, 4))
+    network, x, conditions = HyperDNN(main_network, SMALL_CHUNKS), torch.randn(3, 6), torch.randn(3, 4)
+    expected = torch.stack([network(each, condition=c) for each, c in zip(x, conditions, strict=True)])
+    torch.testing.assert_close(network.per_example(x, conditions), expected)
+    assert torch.equal(network.export(conditions[0])(x[0]), expected[0])
 
 
 def test_parts_under_a_transform():

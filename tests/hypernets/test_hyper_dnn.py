@@ -226,6 +226,52 @@ def test_a_refusal_leaves_the_main_network_whole():
         HyperDNN(mixed, FromOneEmbedding)
 
 
+class TwoScales(nn.Module):
+    """Reads its parameters from a plain list."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+        self.both = [self.first, self.second]
+
+
+class EndsAlike(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.my_parametrizations = nn.Linear(3, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([resnet18, FromOneEmbedding], "The main network is .*resnet18.*; it must be a torch.nn.Module"),
+        ([nn.Linear(3, 2), None], "The hypernetwork is None; give its class"),
+        ([nn.Linear(3, 2), lambda parameters: parameters], "was built as a dict; it must be"),
+        ([nn.Linear(3, 2), lambda parameters: nn.Identity()], "The weights are a NoneType; .* a dictionary"),
+        ([nn.Sequential(nn.Linear(3, 2), nn.Linear(0, 3)), FromOneEmbedding], "1.weight has no entries"),
+        ([nn.LazyLinear(3), FromOneEmbedding], "weight of the main network has no shape yet"),
+        ([TwoScales(), FromOneEmbedding], "first is also in both, a plain list of a TwoScales"),
+    ],
+)
+def test_what_is_no_network_is_refused(arguments, words):
+    with pytest.raises(UserError, match=words):
+        HyperDNN(*arguments)
+
+
+def test_a_name_that_ends_like_that_of_parametrised_weights():
+    assert len(HyperDNN(EndsAlike(), FromOneEmbedding).shapes) == 2
+
+
+def test_an_exported_network_still_refuses_what_a_hyper_dnn_within_it_refuses():
+    layers = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    inner = HyperDNN(layers, FromOneEmbedding, lambda name, _: name == "0.bias")
+    outer = HyperDNN(inner, FromOneEmbedding, lambda name, _: name == "main_network.1.weight")
+    exported, x = outer.export(), torch.ones(1, 3)
+    assert torch.equal(exported(x), outer(x))
+    with pytest.raises(UserError, match="without its generated weights"):
+        exported.main_network(x)
+
+
 def test_checkpointed_calls_have_the_same_gradients():
     network, images = make_network().eval(), make_batch()[0]
     parameters = list(network.parameters())
@@ -237,16 +283,19 @@ def test_checkpointed_calls_have_the_same_gradients():
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
 @pytest.mark.parametrize("name", ["0.bias", "1.weight"])
-def test_checkpointing_within_the_main_network_is_refused(name, use_reentrant):
+@pytest.mark.parametrize("is_derived", [False, True])
+def test_checkpointing_within_the_main_network_is_refused(name, use_reentrant, is_derived):
     """Without a bias, or with a norm that has no weight, it would run and give wrong gradients."""
 
     class Checkpointed(nn.Sequential):
         def forward(self, x):
             return checkpoint(super().forward, x, use_reentrant=use_reentrant)
 
-    network = HyperDNN(
-        Checkpointed(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh()), FromOneEmbedding, lambda n, p: n == name
-    )
+    class Norm(nn.BatchNorm1d):
+        pass
+
+    layers = nn.Linear(3, 4), (Norm if is_derived else nn.BatchNorm1d)(4), nn.Tanh()
+    network = HyperDNN(Checkpointed(*layers), FromOneEmbedding, lambda n, p: n == name)
     output = network(torch.randn(5, 3, requires_grad=True))
     with pytest.raises(UserError, match="without its generated weights.* gradient checkpointing to that call"):
         output.sum().backward()

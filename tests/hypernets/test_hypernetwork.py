@@ -253,6 +253,15 @@ def test_chunks_of_features_that_are_positive_do_not_start_alike():
     assert abs(torch.corrcoef(weight).mean().item() - 1 / 200) < 0.01  # the diagonal only
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_every_head_has_features_at_the_start(seed):
+    """Of four features, with ReLU, all are zero for one draw in sixteen."""
+    torch.manual_seed(seed)
+    heads = partial(Hypernetwork, generation=GenerateMultiple(8), body=MLPBody(32))
+    weight = HyperDNN(nn.Linear(64, 20), heads).weights()["weight"]
+    assert max(weight.unique(return_counts=True)[1]) < 10
+
+
 @pytest.mark.parametrize("learn_base", [True, False])
 def test_residual_starts_at_a_trained_network(learn_base):
     torch.manual_seed(0)
@@ -381,6 +390,7 @@ def test_autocast_leaves_the_hypernetwork_in_full_precision():
         ({"condition_size": -1}, ["condition_size", "-1"]),
         ({"embedding_size": 0}, ["embedding_size", "0"]),
         ({"condition_is_set": True}, ["set", "AttentionBody", "MLPBody(8)"]),
+        ({"learn_base": False}, ["learn_base=False", "residual=True"]),
         ({"residual": "no"}, ["residual is 'no'", "true or false"]),
         ({"described": True}, ["GenerateComponentWise", "GenerateOnce()"]),
     ],

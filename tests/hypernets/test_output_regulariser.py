@@ -1,13 +1,14 @@
 """The output regulariser: its value and its gradient, and a resume in the middle of a task."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hypernets import HyperDNN, OutputRegulariser, UserError
+from hypernets import GenerateOnce, HyperDNN, Hypernetwork, MLPBody, OutputRegulariser, UserError
 
 
 class LinearHypernetwork(nn.Module):
@@ -104,3 +105,14 @@ def test_resume_in_the_middle_of_a_task_is_exact(assert_same):
         *(True, True),  # those of earlier tasks do not move, whatever momentum the optimizer has
         *(False, True),
     ]
+
+
+@pytest.mark.parametrize("conditions", [torch.randn(3), [torch.randn(2, 3)], [torch.randn(3), torch.randn(4)]])
+def test_conditions_of_other_shapes_are_refused(conditions):
+    network = HyperDNN(
+        nn.Linear(4, 2), partial(Hypernetwork, generation=GenerateOnce(), body=MLPBody(8), condition_size=3)
+    )
+    with pytest.raises(UserError, match=r"The conditions have the shapes .*; give a list with one"):
+        OutputRegulariser(network).remember(network, conditions)
+    with pytest.raises(UserError, match="The network is a Linear"):
+        OutputRegulariser(nn.Linear(4, 2))
