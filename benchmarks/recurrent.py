@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from benchmarks.timing import alternate
 from hypernets import LSTM, HyperLSTM, HyperRNN
+from hypernets.recurrent.recurrence import BLOCK_ROWS, MatrixGradient, input_multiplier, multiplier
 
-VOCABULARY, STEPS = 50, 100  # Table 3; hyper cell of 128 units, N_z = 4
+VOCABULARY, STEPS, HYPER_UNITS = 50, 100, 128  # Table 3; N_z = 4
 BUILT_IN = "torch.nn.LSTM"
+PRODUCTS = "HyperLSTM, its products with x and h alone"
 LAYERS: dict[str, Callable[..., nn.Module]] = {
     "Layer Norm LSTM": partial(LSTM, layer_norm=True),
     "HyperLSTM": partial(HyperLSTM, layer_norm=False),
@@ -66,6 +68,30 @@ def training_step(layer: nn.Module, batch_size: int, device: torch.device) -> Ca
     return step
 
 
+def products_alone(units: int, batch_size: int, device: torch.device) -> Callable[[], None]:
+    """What is left of a HyperLSTM's training step if all but the products with x_t and h_{t-1} takes no time."""
+    rows = 4 * (units + HYPER_UNITS)
+    of_x, of_h = torch.randn(rows, VOCABULARY, device=device), torch.randn(rows, units, device=device)
+    x, h, d_product = (torch.randn(STEPS, batch_size, columns, device=device) for columns in (VOCABULARY, units, rows))
+    block = BLOCK_ROWS // batch_size
+
+    def step() -> None:
+        multiply_x = input_multiplier(of_x, x, block)
+        multiply_h, multiply_d_h = (multiplier(weight, STEPS, batch_size) for weight in (of_h, of_h.t()))
+        gradients = [(MatrixGradient(of_x, of_x.dtype, block, batch_size), x)]
+        gradients.append((MatrixGradient(of_h, of_h.dtype, block, batch_size), h))
+        for first in range(0, STEPS, block):
+            multiply_x(x[first : first + block])  # forward, and once more on the way back
+            multiply_x(x[first : first + block])
+            for t in range(first, min(first + block, STEPS)):
+                multiply_h(h[t])
+                multiply_d_h(d_product[t])
+            for gradient, vectors in gradients:
+                gradient.add(vectors[first : first + block])
+
+    return step
+
+
 def against_built_in(case: str, rounds: int, device: torch.device) -> dict[str, Any]:
     """Training steps in float32, all layers taking turns, each as it is and compiled."""
     units, layers, batch_size = CASES[case]
@@ -76,6 +102,8 @@ def against_built_in(case: str, rounds: int, device: torch.device) -> dict[str, 
             if suffix:
                 layer.compile()
             contenders[name + suffix] = training_step(layer, batch_size, device)
+    if layers == 1:
+        contenders[PRODUCTS] = products_alone(units, batch_size, device)
     return alternate(contenders, rounds, device)
 
 
