@@ -20,7 +20,8 @@ PARTS = {
 }
 CAPTIONS = {
     "against_built_in": "Training steps in float32, and the ratio to torch.nn.LSTM:",
-    "first_call": "Seconds of the first training step in a new process, 1000 units and a batch of 32:",
+    "first_call": "Seconds of the first training step in a new process, 1000 units and a batch of 32. Where the cache "
+    "has the compiled code already, most of the time goes into importing PyTorch's compiler:",
     "wide_resnets": "Plain and hyper, side by side:",
     "operations_per_image": "Floating-point operations per image of a training step, forward and backward:",
     "hyperrnn_forms": "A HyperRNN of 1000 units that generates its weights (Eq. 5-6), and one that scales the rows of "
@@ -30,10 +31,11 @@ CAPTIONS = {
 # An LSTM multiplies with 4 H (I + H) weights per step, a HyperLSTM with 4 H^ (I + H + H^) + 12 N_z (H^ + H) more.
 BOUND = """The hyper cell has 128 units at every width, so the narrower the main network is, the larger its share: a
 HyperLSTM multiplies with 1.16 times as many weights as an LSTM of 1000 units, 1.34 times as many as one of 500 and 1.77
-times as many as one of 256. No ratio can be lower. The rest is the elementwise work of a time step. Uncompiled, each
-operation is a call of its own, and the smaller the tensors, the larger the share of overhead. Ratios of large layers
-differ between runs, partly because of how the C library reuses memory. train.py keeps freed memory
-(training/memory.py); these measurements do not.
+times as many as one of 256. The last row of a case shows how long only the products with the input and with h take, so
+no order of the rest can come below that ratio. The rest is the hyper cell's product with its own state, which does not
+get smaller with the main network, and the elementwise work of a time step. Uncompiled, each operation is a call of its
+own, and the smaller the tensors, the larger the share of overhead. Ratios of large layers differ between runs, partly
+because of how the C library reuses memory. train.py keeps freed memory (training/memory.py); these measurements do not.
 """
 
 
