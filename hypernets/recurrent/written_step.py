@@ -123,6 +123,10 @@ class WrittenLSTMStep(WrittenStep):
         h.copy_(new_h)
         return [c]
 
+    def keep(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """See `Step`; the product with h is not needed."""
+        return [inputs[2], *self.kept_now]
+
     def derivative(
         self,
         kept: Sequence[Tensor],
@@ -132,7 +136,7 @@ class WrittenLSTMStep(WrittenStep):
         d_parameters: Sequence[Tensor],
     ) -> Sequence[Tensor]:
         """See `Step`."""
-        (_, c, *kept), (_, *masks) = kept, inputs
+        (c, *kept), (_, *masks) = kept, inputs
         d_output, d_h, d_c = d_results
         gradients = dict(zip(self.plan.names, d_parameters, strict=True))
         d_gates, d_c = self.update.derivative(kept, c, *masks or [None], d_output + d_h, d_c, gradients)
