@@ -69,7 +69,7 @@ def training_step(layer: nn.Module, batch_size: int, device: torch.device) -> Ca
 
 
 def products_alone(units: int, batch_size: int, device: torch.device) -> Callable[[], None]:
-    """What is left of a HyperLSTM's training step if all but the products with x_t and h_{t-1} takes no time."""
+    """Only the products with x_t and h_{t-1} of a HyperLSTM's training step."""
     rows = 4 * (units + HYPER_UNITS)
     of_x, of_h = torch.randn(rows, VOCABULARY, device=device), torch.randn(rows, units, device=device)
     x, h, d_product = (torch.randn(STEPS, batch_size, columns, device=device) for columns in (VOCABULARY, units, rows))

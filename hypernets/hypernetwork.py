@@ -142,12 +142,15 @@ class Hypernetwork(nn.Module):
         else:
             self.register_buffer("base", mean)
         self.register_buffer("scale", torch.ones_like(mean))
+        self._start()
+
+    def _start(self) -> None:
+        """Measure the scales; draw embeddings for which no head has only zeros to read."""
         for draws_left in reversed(range(DRAWS)):
             try:
-                self.measure_scales()
-                break
+                return self.measure_scales()
             except _NoFeatures:
-                if described or not draws_left:
+                if self.described or not draws_left:
                     raise
                 nn.init.normal_(self.embeddings)
 

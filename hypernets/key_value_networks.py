@@ -170,9 +170,7 @@ class KeyValueNetworks(nn.Module):
         require_true_or_false("layer_norm", layer_norm)
         require_true_or_false("activate_output", activate_output)
         if not callable(attention):
-            raise UserError(
-                f"attention is {attention!r}; it must be a function of the name and the module of an attention."
-            )
+            raise UserError(f"attention is {attention!r}; it must be a function of a name and a module.")
         found = {name: module for name, module in frozen_model.named_modules() if is_attention(module)}
         chosen: dict[str, int] = {}
         for name, module in found.items():

@@ -19,6 +19,8 @@ from hypernets.recurrent.recurrence import Operands, Plan, Step
 sigmoid_backward, tanh_backward = torch.ops.aten.sigmoid_backward.default, torch.ops.aten.tanh_backward.default
 layer_norm_backward = torch.ops.aten.native_layer_norm_backward.default
 
+Tensors = Sequence[Tensor]
+
 
 class WrittenUpdate:
     """`LSTMCell.update`, and its derivative.
@@ -64,7 +66,7 @@ class WrittenUpdate:
 
     def derivative(
         self,
-        kept: Sequence[Tensor],
+        kept: Tensors,
         c: Tensor,
         mask: Tensor | None,
         d_h: Tensor,
@@ -115,7 +117,7 @@ class WrittenLSTMStep(WrittenStep):
         super().__init__(plan, operands)
         self.update = WrittenUpdate(plan.cell, dict(zip(plan.names, operands.parameters, strict=True)), gate_axis=1)
 
-    def next_state(self, inputs: Sequence[Tensor], h: Tensor) -> Sequence[Tensor]:
+    def next_state(self, inputs: Tensors, h: Tensor) -> Tensors:
         """See `Step`."""
         h_product, x_product, c, *masks = inputs
         gates = (h_product + x_product).unflatten(-1, (4, -1))
@@ -123,19 +125,13 @@ class WrittenLSTMStep(WrittenStep):
         h.copy_(new_h)
         return [c]
 
-    def keep(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+    def keep(self, inputs: Tensors) -> list[Tensor]:
         """See `Step`; the product with h is not needed."""
         return [inputs[2], *self.kept_now]
 
-    def derivative(
-        self,
-        kept: Sequence[Tensor],
-        inputs: Sequence[Tensor],
-        d_results: Sequence[Tensor],
-        d_products: Sequence[Tensor],
-        d_parameters: Sequence[Tensor],
-    ) -> Sequence[Tensor]:
+    def derivative(self, *groups: Tensors) -> Tensors:
         """See `Step`."""
+        kept, inputs, d_results, d_products, d_parameters = groups
         (c, *kept), (_, *masks) = kept, inputs
         d_output, d_h, d_c = d_results
         gradients = dict(zip(self.plan.names, d_parameters, strict=True))
@@ -159,7 +155,7 @@ class WrittenHyperLSTMStep(WrittenStep):
         self.projection_bias = F.pad(bias, (0, len(self.projection) - len(bias)))
         self.row_scales = parameters["row_scales.weight"].flatten(0, 1)  # [3 * 4, N_z, H]
 
-    def next_state(self, inputs: Sequence[Tensor], h: Tensor) -> Sequence[Tensor]:
+    def next_state(self, inputs: Tensors, h: Tensor) -> Tensors:
         """See `Step`."""
         (h_product, hyper_h_product), (x_product, hyper_x_product) = self._parts(inputs)
         c, hyper_h, hyper_c = inputs[2:5]
@@ -179,15 +175,9 @@ class WrittenHyperLSTMStep(WrittenStep):
         self.kept_now = [*kept, *hyper_kept, hyper_h, z]
         return [c, hyper_h, hyper_c]
 
-    def derivative(
-        self,
-        kept: Sequence[Tensor],
-        inputs: Sequence[Tensor],
-        d_results: Sequence[Tensor],
-        d_products: Sequence[Tensor],
-        d_parameters: Sequence[Tensor],
-    ) -> Sequence[Tensor]:
+    def derivative(self, *groups: Tensors) -> Tensors:
         """See `Step`."""
+        kept, inputs, d_results, d_products, d_parameters = groups
         (h_product, c, hyper_h, hyper_c, *kept), (x_product, *masks) = kept, inputs
         mask, hyper_mask = self._masks(masks)
         *kept, new_hyper_h, z = kept
@@ -224,11 +214,11 @@ class WrittenHyperLSTMStep(WrittenStep):
         gradients["hyper_cell.weight_h"] += d_hyper_product.t() @ hyper_h.to(dtype)
         return [d_c, (d_hyper_product @ self.hyper_weight).to(d_c.dtype), d_hyper_c]
 
-    def _parts(self, products: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    def _parts(self, products: Tensors) -> tuple[Tensors, Tensors]:
         """The products with h and with x, of the main network and of the hyper cell."""
         return products[0].split(self.h_rows, -1), products[1].split(self.x_rows, -1)
 
-    def _masks(self, masks: Sequence[Tensor]) -> list[Tensor | None]:
+    def _masks(self, masks: Tensors) -> list[Tensor | None]:
         remaining = iter(masks)
         return [None if mask is None else next(remaining) for mask in self.masks]
 
