@@ -82,7 +82,7 @@ class HyperDNN(nn.Module):
             raise UserError(f"The hypernetwork is {hypernetwork!r}; give its class or a partial of it.")
         chosen = _choose(main_network, choose)
         _require_one_type(chosen)
-        _require_attributes(main_network, chosen)
+        _refuse_plain_lists(main_network, chosen)
         like = next(iter(chosen.values()))
         self.choose = choose
         self.shapes = {name: parameter.shape for name, parameter in chosen.items()}
@@ -201,13 +201,13 @@ class HyperDNN(nn.Module):
                 )
 
         def call(weights: Mapping[str, Tensor], *example: Tensor) -> Any:
-            output = self.forward_with(weights, *(each.unsqueeze(0) for each in example), **keywords)
+            output = self._call(weights, *(each.unsqueeze(0) for each in example), **keywords)
             return tree_map_only(Tensor, lambda each: each.squeeze(0), output)
 
         one_by_one = self._largest_kernel() > SMALL_KERNEL or attends_to_much(
             self.main_network, (each[:1] for each in inputs)
         )
-        with unchanged(inputs):
+        with unchanged((inputs, keywords)):
             return self._several(call, conditions, inputs, megabytes, one_by_one)
 
     def ensemble(self, inputs: Any, conditions: Tensor, megabytes: float = 1024, **keywords: Any) -> Any:
@@ -219,7 +219,7 @@ class HyperDNN(nn.Module):
         inputs = inputs if isinstance(inputs, tuple) else (inputs,)
 
         def call(weights: Mapping[str, Tensor]) -> Any:
-            return self.forward_with(weights, *inputs, **keywords)
+            return self._call(weights, *inputs, **keywords)
 
         one_by_one = self._largest_kernel() > 0 or attends_to_much(self.main_network, inputs)
         with unchanged((inputs, keywords)):
@@ -421,7 +421,7 @@ def _require_one_type(chosen: Mapping[str, nn.Parameter]) -> None:
             )
 
 
-def _require_attributes(main_network: nn.Module, chosen: Mapping[str, nn.Parameter]) -> None:
+def _refuse_plain_lists(main_network: nn.Module, chosen: Mapping[str, nn.Parameter]) -> None:
     """Refuse parameters that a module also keeps in a plain list, where the generated ones could not be placed."""
     name_of = {id(parameter): name for name, parameter in chosen.items()}
     for module in main_network.modules():

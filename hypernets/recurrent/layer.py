@@ -63,7 +63,7 @@ class RecurrentLayer(nn.Module):
     def compile(self) -> None:
         """Compile one time step and its derivative: the same results, except for rounding, in less time.
 
-        The first call with each batch size then compiles for about twenty seconds; PyTorch's cache keeps the compiled
+        The first call with each batch size then compiles for about fifteen seconds; PyTorch's cache keeps the compiled
         code for the next process. Needs a C++ compiler on a CPU and Triton on a GPU; without it, a warning says so and
         the layer works uncompiled.
         """

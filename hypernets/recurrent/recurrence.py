@@ -13,7 +13,7 @@ What a cell is, and the shape legend, are in layer.py.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -356,6 +356,11 @@ class Step:
         """The masks of a time step, without those that are None."""
         return [mask[t] for mask in self.masks if mask is not None]
 
+    def _with_none(self, masks: Iterable[Tensor]) -> tuple[Tensor | None, ...]:
+        """All masks of a time step, from those that are not None."""
+        remaining = iter(masks)
+        return tuple(None if mask is None else next(remaining) for mask in self.masks)
+
     def within(self, work: Callable[[], Any]) -> Any:
         """Do the work, which calls `next_state` or `derivative`."""
         return self.plan.with_parameters(self.parameters, work)
@@ -417,7 +422,7 @@ class Step:
     def _call_cell(self, h_products: Sequence[Tensor], x_products: Sequence[Tensor], others: Sequence[Tensor]) -> Any:
         remaining = iter(others)
         state = (None, *islice(remaining, self.memory))
-        masks = tuple(None if mask is None else next(remaining) for mask in self.masks)
+        masks = self._with_none(remaining)
         if self.plan.autocast is None:
             return self.plan.cell(h_products, x_products, state, masks)
         with torch.autocast(h_products[0].device.type, self.plan.autocast):

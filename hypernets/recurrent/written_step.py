@@ -25,12 +25,11 @@ Tensors = Sequence[Tensor]
 class WrittenUpdate:
     """`LSTMCell.update`, and its derivative.
 
-    Gates are [B, 4, H], or [4, B, H] where `gate_axis` is 0. `number_kept` is how many tensors the derivative needs.
+    Gates are [B, 4, H], or [4, B, H] where `gate_axis` is 0.
     """
 
     def __init__(self, cell: LSTMCell, parameters: dict[str, Tensor], gate_axis: int) -> None:
         self.gate_axis, self.layer_norm, self.shape = gate_axis, cell.layer_norm, (cell.hidden_size,)
-        self.number_kept = 10 if cell.layer_norm else 5
         forget_bias = torch.zeros_like(parameters["bias"])
         forget_bias.view(4, -1)[2] = cell.forget_bias
         if cell.layer_norm:
@@ -121,7 +120,7 @@ class WrittenLSTMStep(WrittenStep):
         """See `Step`."""
         h_product, x_product, c, *masks = inputs
         gates = (h_product + x_product).unflatten(-1, (4, -1))
-        new_h, c, self.kept_now = self.update.forward(gates, c, *masks or [None])
+        new_h, c, self.kept_now = self.update.forward(gates, c, *self._with_none(masks))
         h.copy_(new_h)
         return [c]
 
@@ -135,7 +134,7 @@ class WrittenLSTMStep(WrittenStep):
         (c, *kept), (_, *masks) = kept, inputs
         d_output, d_h, d_c = d_results
         gradients = dict(zip(self.plan.names, d_parameters, strict=True))
-        d_gates, d_c = self.update.derivative(kept, c, *masks or [None], d_output + d_h, d_c, gradients)
+        d_gates, d_c = self.update.derivative(kept, c, *self._with_none(masks), d_output + d_h, d_c, gradients)
         for room in d_products:
             room.copy_(d_gates.flatten(1))
         return [d_c]
@@ -157,9 +156,9 @@ class WrittenHyperLSTMStep(WrittenStep):
 
     def next_state(self, inputs: Tensors, h: Tensor) -> Tensors:
         """See `Step`."""
-        (h_product, hyper_h_product), (x_product, hyper_x_product) = self._parts(inputs)
+        h_product, hyper_h_product, x_product, hyper_x_product = self._split(inputs[:2])
         c, hyper_h, hyper_c = inputs[2:5]
-        mask, hyper_mask = self._masks(inputs[5:])
+        mask, hyper_mask = self._with_none(inputs[5:])
         # Eq. 10
         hyper_input_product = hyper_x_product + hyper_h_product
         hyper_product = torch.addmm(hyper_input_product, hyper_h.to(self.plan.dtype), self.hyper_weight.t())
@@ -179,9 +178,10 @@ class WrittenHyperLSTMStep(WrittenStep):
         """See `Step`."""
         kept, inputs, d_results, d_products, d_parameters = groups
         (h_product, c, hyper_h, hyper_c, *kept), (x_product, *masks) = kept, inputs
-        mask, hyper_mask = self._masks(masks)
+        mask, hyper_mask = self._with_none(masks)
         *kept, new_hyper_h, z = kept
-        kept, hyper_kept = kept[: self.update.number_kept], kept[self.update.number_kept :]
+        half = len(kept) // 2  # both cells have layer norm, or neither has
+        kept, hyper_kept = kept[:half], kept[half:]
         d_output, d_h, d_c, d_hyper_h, d_hyper_c = d_results
         gradients = dict(zip(self.plan.names, d_parameters, strict=True))
         dtype = self.plan.dtype
@@ -189,8 +189,8 @@ class WrittenHyperLSTMStep(WrittenStep):
         d_gates, d_c = self.update.derivative(kept, c, mask, d_output + d_h, d_c, gradients)
         # Eq. 12
         z = of_gates(z, 12)
-        (h_product, _), (x_product, _) = self._parts([h_product, x_product])
-        (d_h_product, d_hyper_h_product), (d_x_product, d_hyper_x_product) = self._parts(d_products)
+        h_product, _, x_product, _ = self._split([h_product, x_product])
+        d_h_product, d_hyper_h_product, d_x_product, d_hyper_x_product = self._split(d_products)
         scales_h, scales_x = torch.bmm(z[:8], self.row_scales[:8]).split(4)
         torch.mul(d_gates, scales_h, out=of_gates(d_h_product))
         torch.mul(d_gates, scales_x, out=of_gates(d_x_product))
@@ -213,14 +213,6 @@ class WrittenHyperLSTMStep(WrittenStep):
         d_hyper_x_product.copy_(d_hyper_product)
         gradients["hyper_cell.weight_h"] += d_hyper_product.t() @ hyper_h.to(dtype)
         return [d_c, (d_hyper_product @ self.hyper_weight).to(d_c.dtype), d_hyper_c]
-
-    def _parts(self, products: Tensors) -> tuple[Tensors, Tensors]:
-        """The products with h and with x, of the main network and of the hyper cell."""
-        return products[0].split(self.h_rows, -1), products[1].split(self.x_rows, -1)
-
-    def _masks(self, masks: Tensors) -> list[Tensor | None]:
-        remaining = iter(masks)
-        return [None if mask is None else next(remaining) for mask in self.masks]
 
 
 def of_gates(joined: Tensor, parts: int = 4) -> Tensor:
