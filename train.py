@@ -30,7 +30,7 @@ from training.logger import NoLogger, check_access, check_logger, is_behind, ope
 from training.loop import Budget, Trainer
 from training.memory import keep_freed_memory
 from training.optimizer import build_optimizer
-from training.precision import resolve_precision
+from training.precision import set_precision
 from training.run import Run, path_of_run, read_result, read_rows, read_sessions
 from training.schedule import build_schedule
 from training.settings import INTERVALS, check_settings
@@ -48,7 +48,7 @@ def train(settings: dict[str, Any], overrides: list[str], experiment: str | None
     settings = command_line.with_absolute_paths(settings)
     keep_freed_memory()
     processes = start_processes(settings["device"])
-    precision = resolve_precision(settings["precision"], processes.device)
+    precision = set_precision(settings["precision"], processes.device)
     learning_rate = build_schedule(settings["schedule"], settings["steps"])
 
     run = None
@@ -67,7 +67,7 @@ def train(settings: dict[str, Any], overrides: list[str], experiment: str | None
         "commit": provenance.commit(),
         "versions": provenance.versions(),
         "hardware": provenance.hardware(processes.device, processes.world_size),
-        "precision": str(precision).removeprefix("torch."),
+        "precision": "tf32" if settings["precision"] == "tf32" else str(precision).removeprefix("torch."),
     }
     try:
         if run is not None:

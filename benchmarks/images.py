@@ -13,7 +13,7 @@ from data.images import ImageBatches
 from hypernets import HyperDNN, StaticHypernetwork, tileable_kernels
 from models.wide_resnet import WideResNet
 from training.optimizer import build_optimizer
-from training.precision import autocast, resolve_precision
+from training.precision import autocast, set_precision
 from training.tasks.image_classification import ImageClassification
 
 BATCH_SIZE = 128
@@ -24,7 +24,7 @@ def measure(rounds: int, device: torch.device) -> dict[str, Any]:
     """Everything about the convolutional networks, in the precision that is default on the device."""
     batches = sample_batches(device)
     return {
-        "precision": str(resolve_precision("auto", device)).removeprefix("torch."),
+        "precision": str(set_precision("auto", device)).removeprefix("torch."),
         "wide_resnets": {
             f"WRN-40-{width}": hyper_against_plain(width, batches, 3 * rounds, device) for width in (1, 2)
         },
@@ -75,7 +75,7 @@ def inference_pass(task: nn.Module, batches: ImageBatches, precision: torch.dtyp
 
 def hyper_against_plain(width: int, batches: ImageBatches, rounds: int, device: torch.device) -> dict[str, Any]:
     """Training steps and inference of WRN-40-width, plain and with its hypernetwork taking turns."""
-    measured, precision = {}, resolve_precision("auto", device)
+    measured, precision = {}, set_precision("auto", device)
     for what, make in (("training", training_step), ("inference", inference_pass)):
         works = {name: make(build_task(name, width, device), batches, precision) for name in ("plain", "hyper")}
         measured[what] = alternate(works, rounds, device)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from data.task_sequences import EvaluationSequence, TrainingSequence
+from data.upload import upload
 from hypernets.errors import require_whole
 
 
@@ -141,7 +142,7 @@ class Sinusoids:
         y = parameters[:, None, :1] * torch.sin(x - parameters[:, None, 1:])
         shown = torch.cat([x, y], dim=2)[:, : self._points]
         batch = SinusoidBatch(shown, parameters, x[:, self._points :], y[:, self._points :])
-        return SinusoidBatch(*(part.to(self._device) for part in batch))
+        return SinusoidBatch(*(upload(part, self._device) for part in batch))
 
     def evaluation_batches(self) -> Iterator[SinusoidBatch]:
         """Ten batches, always the same."""

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from data import draws
+from data.upload import upload
 from hypernets.errors import UserError, require_whole
 
 
@@ -134,10 +135,7 @@ class ImageBatches:
         B = batch_size / world_size. The ranks' parts, concatenated in rank order, are exactly the batch of a single
         process. An epoch's last, incomplete batch is left out.
         """
-        drawn = self.draw(step)
-        if self._device.type == "cuda":
-            drawn = drawn.pin_memory().to(self._device, non_blocking=True)
-        example, top, left, flip = drawn
+        example, top, left, flip = upload(self.draw(step), self._device)
         rows = top[:, None] + self._rows
         columns = left[:, None] + torch.where(flip[:, None] == 1, self._columns.flip(0), self._columns)
         images = self._padded[example[:, None, None], rows[:, :, None], columns[:, None, :]]

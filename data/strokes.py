@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from data import draws
+from data.upload import upload
 from hypernets.errors import UserError
 
 EVALUATED_LINES, EVALUATED_STEPS = 64, 500  # side by side, and in a window; only time and memory depend on them
@@ -67,12 +68,12 @@ class Lines:
         """
         end = torch.where(lines < 0, 0, self.steps[lines])
         place = start + torch.arange(length + 1)[:, None]  # within the line, [T + 1, B]
-        rows = self._rows[(self._first[lines] + place.minimum(end)).to(self._device)]
+        rows = self._rows[upload(self._first[lines] + place.minimum(end), self._device)]
         offset, ends = rows[..., :2], rows[..., 2:]
         if scale is not None:
-            offset = offset * scale[:, None].to(self._device)
+            offset = offset * upload(scale[:, None], self._device)
         rows = torch.cat([(offset - self._mean) / self._std, ends], dim=-1)
-        return rows[:-1], rows[1:], (place[1:] <= end).to(self._device)
+        return rows[:-1], rows[1:], upload(place[1:] <= end, self._device)
 
 
 class TrainingLines(Lines):

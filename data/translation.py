@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from data.translation_sources import Pairs
+from data.upload import upload
 from hypernets.errors import UserError
 
 PADDING, UNKNOWN, BEGIN, END = range(4)  # ids of subwords that are no text
@@ -132,7 +133,7 @@ class TrainingPairs:
         device, rank, world_size = self._place
         whole = make_batch([self._source[i] for i in chosen], [self._target[i] for i in chosen])
         share = len(chosen) // world_size
-        part = (tensor[:, rank * share : (rank + 1) * share].to(device) for tensor in whole[:3])
+        part = (upload(tensor[:, rank * share : (rank + 1) * share], device) for tensor in whole[:3])
         return Batch(*part, subwords=whole.subwords / world_size)
 
     def _order(self, epoch: int) -> np.ndarray:

@@ -19,6 +19,10 @@ def resolve_compile(setting: bool | str, steps: int, task: nn.Module, device: to
     """
     if setting != "auto":
         return setting
-    says_how = type(task).compile is not nn.Module.compile
     has_compiler = shutil.which(os.environ.get("CXX", "g++")) is not None
-    return says_how and has_compiler and device.type == "cpu" and steps >= PAYS_FROM
+    return says_how_to_compile(task) and has_compiler and device.type == "cpu" and steps >= PAYS_FROM
+
+
+def says_how_to_compile(task: nn.Module) -> bool:
+    """Whether a task has a `compile` of its own. Its pass is then the same for all batches of the same shapes."""
+    return type(task).compile is not nn.Module.compile

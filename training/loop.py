@@ -19,6 +19,8 @@ from tqdm import tqdm
 
 from hypernets import UserError
 from training import checkpoint
+from training.captured_pass import CapturedPass
+from training.compilation import says_how_to_compile
 from training.distributed import Processes, synchronise_batch_norm
 from training.logger import Logger
 from training.optimizer import Together
@@ -87,6 +89,9 @@ class Trainer:
             self.objective = DistributedDataParallel(self.task, [device.index] if device.type == "cuda" else None)
         self.autocast = autocast(self.precision, device)
         self.parameters = list(self.task.parameters())
+        self.differentiate: Callable = self._differentiate
+        if self.compile_task and says_how_to_compile(self.task) and device.type == "cuda" and processes.world_size == 1:
+            self.differentiate = CapturedPass(self._differentiate, self.parameters)
         self.state = State(window=torch.zeros(2, dtype=torch.float64, device=device))
         self.stop = StopSignals()
 
@@ -161,19 +166,24 @@ class Trainer:
             group["lr"] = rate * group.get("rate_factor", 1.0)
         torch.manual_seed(_dropout_seed(self.seed, state.step, self.processes.rank))
 
-        with self.autocast:
-            loss, state.carried = self.objective(self.splits.train.batch(state.step), state.carried)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss, state.carried = self.differentiate(self.splits.train.batch(state.step), state.carried)
         gradient_norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         if self.gradient_clip is not None:
             nn.utils.clip_grads_with_norm_(self.parameters, self.gradient_clip, gradient_norm)
         self.optimizer.step()
 
         # The sums stay on the device: reading them would make the host wait at every step.
-        state.window += torch.stack([loss.detach().double(), gradient_norm.double()])
+        state.window += torch.stack([loss.double(), gradient_norm.double()])
         state.window_steps += 1
         state.step += 1
+
+    def _differentiate(self, batch: Any, carried: Any) -> tuple[Tensor, Any]:
+        """Return the loss and the state to carry; leave the gradients in the parameters."""
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.autocast:
+            loss, carried = self.objective(batch, carried)
+        loss.backward()
+        return loss.detach(), carried
 
     def _look(self, progress: tqdm, steps_per_second: float, stop: bool) -> None:
         """Validate, log and save, whichever is due after this step.

@@ -16,9 +16,9 @@ from training.muon import Muon
 
 
 def sgd(parameters: Mapping[str, nn.Parameter], momentum: float) -> torch.optim.SGD:
-    """SGD with Nesterov momentum (Table 8)."""
+    """SGD with Nesterov momentum (Table 8); fused like Adam."""
     require_number("optimizer.momentum", momentum, least=0, below=1)
-    return torch.optim.SGD(parameters.values(), lr=0.0, momentum=momentum, nesterov=momentum > 0)
+    return torch.optim.SGD(parameters.values(), lr=0.0, momentum=momentum, nesterov=momentum > 0, fused=True)
 
 
 def adam(parameters: Mapping[str, nn.Parameter], betas: list[float], rate_factor: float = 1.0) -> torch.optim.Adam:

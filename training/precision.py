@@ -5,10 +5,17 @@ import torch
 from hypernets import UserError
 
 
-def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """The type of matrix products and convolutions: for "auto", bfloat16 where the device has instructions for it."""
-    if precision not in ("auto", "bf16", "float32"):
-        raise UserError(f"There is no precision {precision!r}; choose precision=auto, bf16 or float32.")
+def set_precision(precision: str, device: torch.device) -> torch.dtype:
+    """Set how this process multiplies float32, and return the type of matrix products and convolutions.
+
+    For "auto", that is bfloat16 where the device has instructions for it, and else float32. Only "float32" multiplies
+    all 24 bits on a GPU; the others let it round float32 factors to TF32.
+    """
+    if precision not in ("auto", "bf16", "tf32", "float32"):
+        raise UserError(f"There is no precision {precision!r}; choose precision=auto, bf16, tf32 or float32.")
+    if precision == "tf32" and not (device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)):
+        raise UserError("precision=tf32 needs an NVIDIA GPU from Ampere on; choose precision=auto, bf16 or float32.")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "float32"
     if precision == "auto":
         if device.type == "cuda":
             precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"

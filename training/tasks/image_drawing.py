@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from data.build import build_images
 from data.images import ImageSplits
+from data.upload import upload
 from hypernets import UserError
 from hypernets.errors import call_with_settings, require_known, require_whole, without
 from models import coordinate_mlp
@@ -53,7 +54,7 @@ class ImageDrawing(nn.Module):
         """Encode images [B, 1, H, W]; the pixels that are shown are drawn by the generator."""
         if self.shown is None:
             return self.network.encoder(images)
-        scores = torch.rand(len(images), len(self.places), generator=generator).to(images.device)
+        scores = upload(torch.rand(len(images), len(self.places), generator=generator), images.device)
         chosen = scores.topk(self.shown).indices  # [B, M]
         values = images.flatten(1).gather(1, chosen)
         return self.network.encoder(torch.cat([self.places[chosen], values[:, :, None]], dim=2))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from data.build import build_images
 from data.images import ImageSplits
+from data.upload import upload
 from hypernets import KeyValueNetworks, UserError
 from hypernets.errors import call_with_settings, without
 from models import denoiser
@@ -58,7 +59,7 @@ class StyledDiffusion(nn.Module):
         return self._error(images, labels, torch.rand(len(images)), torch.randn(images.shape)).mean(), carried
 
     def _error(self, images: Tensor, labels: Tensor, time: Tensor, noise: Tensor) -> Tensor:
-        time, noise = time.to(images.device), noise.to(images.device)
+        time, noise = upload(time, images.device), upload(noise, images.device)
         signal, strength = signal_and_noise(time)
         predicted = self.network(signal * images + strength * noise, time, labels)
         return (predicted.float() - noise).square().flatten(1).mean(dim=1)
