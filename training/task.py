@@ -73,7 +73,11 @@ class Task(Protocol):
         """What to show besides the metrics: name -> image, uint8 [H, W, 3], or a page of HTML."""
 
     def compile(self) -> None:
-        """Do what `compile=true` asks for; most tasks inherit this from `nn.Module`."""
+        """Do what `compile=true` asks for; most tasks inherit this from `nn.Module`.
+
+        On a GPU, `forward` of a task with a `compile` of its own is recorded, so it must not wait for the device
+        (captured_pass.py).
+        """
 
 
 def count_trained(task: nn.Module) -> int:
