@@ -1,7 +1,7 @@
 """A training step as a CUDA graph: the same numbers as without one.
 
-`Recording` stands in for the graph on the CPU. It notes the operations with the tensors that they read and write, and a
-replay does them again on these tensors, whatever Python would do by then.
+On the CPU, `Recording` takes the place of the graph: it lists the operations and their tensors, and `replay` runs them
+again on the same tensors, without the Python code around them.
 """
 
 from functools import partial
@@ -37,7 +37,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 
 
 class Recording(TorchDispatchMode):
-    """Operations to be replayed. What they change while they are recorded is undone: a graph only takes note."""
+    """Operations to replay. Recording a graph runs nothing, so what they change meanwhile is undone."""
 
     def __init__(self):
         super().__init__()
