@@ -22,9 +22,7 @@ def evaluate(run: Path, device_name: str) -> dict[str, float | int | str]:
     settings, splits, task, step = load_trained(run, device_name)
     result = {"run": run.name, "step": step, "parameters": count_trained(task)}
     device = next(task.parameters()).device
-    on_cpu = device.type == "cpu"
-    precision = "float32" if on_cpu and settings["precision"] == "tf32" else settings["precision"]
-    with autocast(set_precision(precision, device), device):
+    with autocast(set_precision(settings["precision"], device), device):
         for name, split in (("validation", splits.validation), ("test", splits.test)):
             values = task.evaluate(split.evaluation_batches())
             result |= {f"{name}_{metric}": value for metric, value in values.items()}

@@ -61,13 +61,14 @@ def train(settings: dict[str, Any], overrides: list[str], experiment: str | None
             run.close()
         return
     shown = (each for each in overrides if command_line.key_of_override(each) not in PLACES)
+    is_tf32 = settings["precision"] == "tf32" and processes.device.type == "cuda"
     facts = {
         "experiment": experiment,
         "command": " ".join(["python", "train.py", *shown]),
         "commit": provenance.commit(),
         "versions": provenance.versions(),
         "hardware": provenance.hardware(processes.device, processes.world_size),
-        "precision": "tf32" if settings["precision"] == "tf32" else str(precision).removeprefix("torch."),
+        "precision": "tf32" if is_tf32 else str(precision).removeprefix("torch."),
     }
     try:
         if run is not None:

@@ -34,7 +34,6 @@ MISTAKES = [
     ("main_net=mlp +main_net.kernel_decay=1 hypernet=none", "main_net.kernel_decay is 1", "no convolution kernels"),
     ("device=tpu", "'tpu'", "device=cpu"),
     ("precision=fp16", "'fp16'", "bf16"),
-    ("precision=tf32 device=cpu", "NVIDIA GPU", "float32"),
     ("main_net.width=1000000", "parameters", "GiB", "smaller main_net"),
     ("dataset=arrays", "dataset.path is not set"),
     ("dataset.path=/nowhere/images.npz", "/nowhere/images.npz", "dataset.path"),

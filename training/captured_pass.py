@@ -1,12 +1,12 @@
 """The forward and backward pass of a training step as one CUDA graph.
 
-On a GPU, a step of a small network waits for the host, which launches its operations one by one; most of all a
-recurrent layer, which has some for every time step. A graph launches all of them at once. What comes after the
-gradients, such as clipping and the optimizer, is a few fused operations and stays outside.
+In a step of a small network, a GPU waits for the host, which launches the operations one by one. Recurrent layers have
+the most of them, some for every time step. A graph launches all at once. What follows the gradients, such as clipping
+and the optimizer, takes only a few fused operations and stays outside.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +15,22 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 WARM_UP = 3  # passes before the recording, in which compilers compile and libraries choose their algorithms
 
 
+class Recording(NamedTuple):
+    """A graph, and the tensors that it reads and writes."""
+
+    kind: Any  # of batches
+    inputs: list[Any]
+    results: tuple[Tensor, Any]
+    gradients: list[Tensor | None]
+    replay: Callable[[], None]
+
+
 class CapturedPass:
     """A pass that is recorded once for batches of one kind, and from then on replayed.
 
-    Batches are of one kind if their tensors have the same shapes, and all else in them is equal, except for floating-
-    point numbers. A batch of another kind is computed without a graph, unless it comes `WARM_UP` times in a row: then
-    the next one is recorded in place of the first.
+    Batches are of one kind if their tensors have the same shapes, and all else in them is equal, except for
+    floating-point numbers. A batch of another kind is computed without a graph, unless `WARM_UP` of its kind have just
+    come in a row: then it is recorded, and the earlier recording is given up.
 
     The pass must launch the same operations for every batch of a kind, and must not wait for the device.
 
@@ -32,9 +42,9 @@ class CapturedPass:
 
     def __init__(self, compute: Callable[[Any, Any], tuple[Tensor, Any]], parameters: Sequence[nn.Parameter]) -> None:
         self._compute, self._parameters = compute, parameters
-        self._kind = self._recorded_kind = None
+        self._recording: Recording | None = None
+        self._kind: Any = None  # of the last batch
         self._times = 0  # that batches of this kind came, one after another
-        self._replay: Callable[[], None] | None = None
 
     def __call__(self, batch: Any, carried: Any) -> tuple[Tensor, Any]:
         """Do what `compute` does. The next call overwrites the tensors that this one returns, and the gradients."""
@@ -42,27 +52,25 @@ class CapturedPass:
         kind = structure, [_described(leaf) for leaf in leaves]
         self._times = self._times + 1 if kind == self._kind else 1
         self._kind = kind
-        if kind == self._recorded_kind:
-            for place, leaf in zip(self._inputs, leaves, strict=True):
+        if self._recording is not None and kind == self._recording.kind:
+            for place, leaf in zip(self._recording.inputs, leaves, strict=True):
                 _write(place, leaf)
         elif self._times <= WARM_UP:
             return on_side_stream(lambda: self._compute(batch, carried))
         else:
-            self._record(kind, leaves)
-        self._replay()
-        for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
+            self._recording = None  # first, so that the new graph can have its memory
+            self._recording = self._record(kind, leaves)
+        self._recording.replay()
+        for parameter, gradient in zip(self._parameters, self._recording.gradients, strict=True):
             parameter.grad = gradient
-        return self._results
+        return self._recording.results
 
-    def _record(self, kind: Any, leaves: Sequence[Any]) -> None:
-        self._replay = self._results = self._gradients = None  # the memory of the last graph is free for the new one
+    def _record(self, kind: Any, leaves: Sequence[Any]) -> Recording:
         for parameter in self._parameters:
             parameter.grad = None
-        device = self._parameters[0].device
-        self._inputs = [_place(leaf, device) for leaf in leaves]
-        self._results, self._replay = record(lambda: self._compute(*tree_unflatten(self._inputs, kind[0])))
-        self._gradients = [parameter.grad for parameter in self._parameters]
-        self._recorded_kind = kind
+        inputs = [_place(leaf, self._parameters[0].device) for leaf in leaves]
+        results, replay = record(lambda: self._compute(*tree_unflatten(inputs, kind[0])))
+        return Recording(kind, inputs, results, [parameter.grad for parameter in self._parameters], replay)
 
 
 def _described(leaf: Any) -> Any:
@@ -87,7 +95,7 @@ def _write(place: Any, leaf: Any) -> None:
 
 
 def on_side_stream(compute: Callable[[], Any]) -> Any:
-    """Compute on a stream of its own, as CUDA asks for before a recording."""
+    """Compute on another stream, as CUDA graphs require before a recording."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -97,7 +105,7 @@ def on_side_stream(compute: Callable[[], Any]) -> Any:
 
 
 def record(compute: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
-    """Record what is computed, without doing it. Return the results, which a replay fills, and the replay."""
+    """Record a computation without running it. Return its results, which are filled by the replay, and the replay."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         results = compute()

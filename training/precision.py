@@ -8,13 +8,11 @@ from hypernets import UserError
 def set_precision(precision: str, device: torch.device) -> torch.dtype:
     """Set how this process multiplies float32, and return the type of matrix products and convolutions.
 
-    For "auto", that is bfloat16 where the device has instructions for it, and else float32. Only "float32" multiplies
-    all 24 bits on a GPU; the others let it round float32 factors to TF32.
+    For "auto", that is bfloat16 where the device has instructions for it, and else float32. On a GPU, only "float32"
+    multiplies float32 exactly; the others let it round the factors to TF32. On a CPU, "tf32" is float32.
     """
     if precision not in ("auto", "bf16", "tf32", "float32"):
         raise UserError(f"There is no precision {precision!r}; choose precision=auto, bf16, tf32 or float32.")
-    if precision == "tf32" and not (device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)):
-        raise UserError("precision=tf32 needs an NVIDIA GPU from Ampere on; choose precision=auto, bf16 or float32.")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "float32"
     if precision == "auto":
         if device.type == "cuda":

@@ -43,7 +43,7 @@ def test_sgd_has_the_momentum_of_nesterov():
     ours, theirs = parameters((3, 2)), parameters((3, 2))
     descend(build_optimizer(torch.nn.ParameterList(ours), {"kind": "sgd", "momentum": 0.9}), ours, 0.01)
     descend(torch.optim.SGD(theirs, lr=0.01, momentum=0.9, nesterov=True), theirs, 0.01)
-    torch.testing.assert_close(ours[0], theirs[0])  # fused, it rounds otherwise
+    torch.testing.assert_close(ours[0], theirs[0])  # the fused kernel rounds differently
 
 
 def test_muon_takes_the_steps_of_pytorch_for_matrices():
