@@ -18,9 +18,10 @@ from benchmarks.timing import alternate
 from hypernets import LSTM, HyperLSTM, HyperRNN
 from hypernets.recurrent.recurrence import BLOCK_ROWS, MatrixGradient, input_multiplier, multiplier
 
-VOCABULARY, STEPS, HYPER_UNITS = 50, 100, 128  # Table 3; N_z = 4
+VOCABULARY, STEPS, HYPER_UNITS, EMBEDDING = 50, 100, 128, 4  # Table 3
 BUILT_IN = "torch.nn.LSTM"
 PRODUCTS = "HyperLSTM, its products with x and h alone"
+ALL_PRODUCTS = "HyperLSTM, all its products alone"
 LAYERS: dict[str, Callable[..., nn.Module]] = {
     "Layer Norm LSTM": partial(LSTM, layer_norm=True),
     "HyperLSTM": partial(HyperLSTM, layer_norm=False),
@@ -68,7 +69,7 @@ def training_step(layer: nn.Module, batch_size: int, device: torch.device) -> Ca
     return step
 
 
-def products_alone(units: int, batch_size: int, device: torch.device) -> Callable[[], None]:
+def large_products(units: int, batch_size: int, device: torch.device) -> Callable[[], None]:
     """Only the products with x_t and h_{t-1} of a HyperLSTM's training step."""
     rows = 4 * (units + HYPER_UNITS)
     of_x, of_h = torch.randn(rows, VOCABULARY, device=device), torch.randn(rows, units, device=device)
@@ -92,6 +93,30 @@ def products_alone(units: int, batch_size: int, device: torch.device) -> Callabl
     return step
 
 
+def all_products(units: int, batch_size: int, device: torch.device) -> Callable[[], None]:
+    """Those, and at each time step the hyper cell's product with its own state, the embeddings and the row scales."""
+    vectors = 12 * EMBEDDING  # z_h, z_x and z_b of four gates
+    weights = [torch.randn(rows, HYPER_UNITS, device=device) for rows in (4 * HYPER_UNITS, vectors)]
+    d_products = [torch.randn(batch_size, len(weight), device=device) for weight in weights]
+    hyper_h = torch.randn(batch_size, HYPER_UNITS, device=device)
+    row_scales = torch.randn(12, EMBEDDING, units, device=device)
+    z, d_scales = (torch.randn(12, batch_size, n, device=device) for n in (EMBEDDING, units))
+    large = large_products(units, batch_size, device)
+
+    def step() -> None:
+        large()
+        for _ in range(STEPS):
+            for weight, d_product in zip(weights, d_products, strict=True):
+                hyper_h @ weight.t()  # forward; then the gradients of the vectors and of the weight
+                d_product @ weight
+                d_product.t() @ hyper_h
+            torch.bmm(z, row_scales)
+            torch.bmm(d_scales, row_scales.transpose(1, 2))
+            torch.bmm(z.transpose(1, 2), d_scales)
+
+    return step
+
+
 def against_built_in(case: str, rounds: int, device: torch.device) -> dict[str, Any]:
     """Training steps in float32, all layers taking turns, each as it is and compiled."""
     units, layers, batch_size = CASES[case]
@@ -103,7 +128,8 @@ def against_built_in(case: str, rounds: int, device: torch.device) -> dict[str, 
                 layer.compile()
             contenders[name + suffix] = training_step(layer, batch_size, device)
     if layers == 1:
-        contenders[PRODUCTS] = products_alone(units, batch_size, device)
+        contenders[PRODUCTS] = large_products(units, batch_size, device)
+        contenders[ALL_PRODUCTS] = all_products(units, batch_size, device)
     return alternate(contenders, rounds, device)
 
 
