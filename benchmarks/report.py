@@ -29,14 +29,19 @@ CAPTIONS = {
     "settings": "Training steps of Hyper WRN-40-1 with one setting changed from bf16, not compiled:",
 }
 # An LSTM multiplies with 4 H (I + H) weights per step, a HyperLSTM with 4 H^ (I + H + H^) + 12 N_z (H^ + H) more.
-BOUND = """The hyper cell has 128 units at every width, so the narrower the main network is, the larger its share: a
-HyperLSTM multiplies with 1.16 times as many weights as an LSTM of 1000 units, 1.34 times as many as one of 500 and
-1.77 times as many as one of 256. With one layer, the last row of a case is the time of the products with the input
-and h by themselves, and no ratio can be lower. The rest is the hyper cell's product with its own state, which does
-not get smaller with the main network, and the elementwise work of a time step. Uncompiled, each operation is a call
-of its own, and the smaller the tensors, the larger the share of overhead. Ratios of large layers differ between runs,
-partly because of how the C library reuses memory. train.py keeps freed memory (training/memory.py); these
-measurements do not.
+BOUND = """What a HyperLSTM costs at least: all its products by themselves, in the last row of each case with one layer. The hyper
+cell has 128 units at every width, so the narrower the main network is, the larger its share: a HyperLSTM multiplies
+with 1.16 times as many weights as an LSTM of 1000 units, 1.34 times as many as one of 500 and 1.77 times as many as one
+of 256. The hyper cell's product with its own state, the embeddings and the row scales are small products, of every time
+step, which no library here multiplies as fast as large ones.
+
+The rest, 0.2 to 0.4 of the time of an LSTM at 1000 units, is the elementwise work of a time step. We tried to make the
+compiled part of it faster without success: more or less of it computed again instead of stored, the gates written
+one by one, half and twice as many time steps per block, and a derivative that is written by hand. Uncompiled, each
+operation is a call of its own, and the smaller the tensors, the larger the share of overhead.
+
+Ratios of large layers differ between runs, partly because of how the C library reuses memory. train.py keeps freed
+memory (training/memory.py); these measurements do not.
 """
 
 
