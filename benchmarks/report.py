@@ -29,11 +29,11 @@ CAPTIONS = {
     "settings": "Training steps of Hyper WRN-40-1 with one setting changed from bf16, not compiled:",
 }
 # An LSTM multiplies with 4 H (I + H) weights per step, a HyperLSTM with 4 H^ (I + H + H^) + 12 N_z (H^ + H) more.
-BOUND = """What a HyperLSTM costs at least: all its products by themselves, in the last row of each case with one layer. The hyper
-cell has 128 units at every width, so the narrower the main network is, the larger its share: a HyperLSTM multiplies
-with 1.16 times as many weights as an LSTM of 1000 units, 1.34 times as many as one of 500 and 1.77 times as many as one
-of 256. The hyper cell's product with its own state, the embeddings and the row scales are small products, of every time
-step, which no library here multiplies as fast as large ones.
+BOUND = """What a HyperLSTM costs at least: all its products by themselves, in the last row of each case with one layer.
+The hyper cell has 128 units at every width, so the narrower the main network is, the larger its share: a HyperLSTM
+multiplies with 1.16 times as many weights as an LSTM of 1000 units, 1.34 times as many as one of 500 and 1.77 times
+as many as one of 256. The hyper cell's product with its own state, the embeddings and the row scales are small
+products, one for each time step, which no library here multiplies as fast as large ones.
 
 The rest, 0.2 to 0.4 of the time of an LSTM at 1000 units, is the elementwise work of a time step. We tried to make the
 compiled part of it faster without success: more or less of it computed again instead of stored, the gates written
