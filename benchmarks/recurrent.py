@@ -94,9 +94,9 @@ def large_products(units: int, batch_size: int, device: torch.device) -> Callabl
 
 
 def all_products(units: int, batch_size: int, device: torch.device) -> Callable[[], None]:
-    """Those, and at each time step the hyper cell's product with its own state, the embeddings and the row scales."""
-    vectors = 12 * EMBEDDING  # z_h, z_x and z_b of four gates
-    weights = [torch.randn(rows, HYPER_UNITS, device=device) for rows in (4 * HYPER_UNITS, vectors)]
+    """The large products, and per time step those of the hyper cell's state, the embeddings and the row scales."""
+    coordinates = 12 * EMBEDDING  # of z_h, z_x and z_b for four gates
+    weights = [torch.randn(rows, HYPER_UNITS, device=device) for rows in (4 * HYPER_UNITS, coordinates)]
     d_products = [torch.randn(batch_size, len(weight), device=device) for weight in weights]
     hyper_h = torch.randn(batch_size, HYPER_UNITS, device=device)
     row_scales = torch.randn(12, EMBEDDING, units, device=device)

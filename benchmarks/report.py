@@ -29,16 +29,17 @@ CAPTIONS = {
     "settings": "Training steps of Hyper WRN-40-1 with one setting changed from bf16, not compiled:",
 }
 # An LSTM multiplies with 4 H (I + H) weights per step, a HyperLSTM with 4 H^ (I + H + H^) + 12 N_z (H^ + H) more.
-BOUND = """What a HyperLSTM costs at least: all its products by themselves, in the last row of each case with one layer.
-The hyper cell has 128 units at every width, so the narrower the main network is, the larger its share: a HyperLSTM
-multiplies with 1.16 times as many weights as an LSTM of 1000 units, 1.34 times as many as one of 500 and 1.77 times
-as many as one of 256. The hyper cell's product with its own state, the embeddings and the row scales are small
-products, one for each time step, which no library here multiplies as fast as large ones.
+BOUND = """In each case with one layer, the last row is the time of all products of a HyperLSTM by themselves, as we
+compute them. The hyper cell has 128 units at every width, so the narrower the main network is, the larger its share: a
+HyperLSTM multiplies with 1.16 times as many weights as an LSTM of 1000 units, 1.34 times as many as one of 500 and 1.77
+times as many as one of 256. Besides, the products of the hyper cell's own state, of the embeddings and of the row
+scales are small, and small products are slower for their size than large ones.
 
-The rest, 0.2 to 0.4 of the time of an LSTM at 1000 units, is the elementwise work of a time step. We tried to make the
-compiled part of it faster without success: more or less of it computed again instead of stored, the gates written
-one by one, half and twice as many time steps per block, and a derivative that is written by hand. Uncompiled, each
-operation is a call of its own, and the smaller the tensors, the larger the share of overhead.
+What is left, 0.2 to 0.4 of the time of an LSTM at 1000 units, is elementwise work and the calls of a time step. We
+tried four changes to the compiled step, and none made it faster: storing more or fewer intermediate results instead of
+computing them again, writing the gradient of each gate separately, blocks of half or twice as many time steps, and a
+derivative written by hand. Uncompiled, each operation is a separate call, so the smaller the tensors are, the larger
+the share of overhead.
 
 Ratios of large layers differ between runs, partly because of how the C library reuses memory. train.py keeps freed
 memory (training/memory.py); these measurements do not.

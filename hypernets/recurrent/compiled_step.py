@@ -82,8 +82,8 @@ def compile_graph(function: Callable, tensors: list[Tensor]) -> Callable:
     tensors = [tensor.detach() for tensor in tensors]
     trace = partial(make_fx, function, tracing_mode="fake", _allow_non_fake_inputs=True)  # buffers, as constants
     fused = trace(REWRITTEN)(*tensors)
-    # On a CPU, the calls of the kernels are compiled, too, which takes a fifth off the overhead of a derivative.
-    # On a GPU, that would need the headers of CUDA.
+    # On a CPU, the code that calls the kernels is C++, too, which has less overhead than Python. On a GPU, compiling it
+    # would need the headers of CUDA.
     patches = OPTIONS | {"cpp_wrapper": tensors[0].device.type == "cpu"}
     try:
         return standalone_compile(fused, tensors, dynamic_shapes="from_graph", options={"config_patches": patches})
