@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from benchmarks.timing import alternate
 from hypernets import LSTM, HyperLSTM, HyperRNN
 from hypernets.recurrent.recurrence import BLOCK_ROWS, MatrixGradient, input_multiplier, multiplier
+from training.precision import autocast, has_bfloat16
 
 VOCABULARY, STEPS, HYPER_UNITS, EMBEDDING = 50, 100, 128, 4  # Table 3
 BUILT_IN = "torch.nn.LSTM"
@@ -50,20 +51,25 @@ for layer in torch.nn.LSTM(50, 1000), HyperLSTM(50, 1000):
 
 def measure(rounds: int, device: torch.device) -> dict[str, Any]:
     """Everything about the recurrent layers."""
-    return {
-        "against_built_in": {case: against_built_in(case, rounds, device) for case in CASES},
-        "first_call": first_calls() if device.type == "cpu" else {},
-    }
+    measured = {"against_built_in": {case: against_built_in(case, rounds, device) for case in CASES}}
+    if has_bfloat16(device):
+        measured["in_bfloat16"] = {case: against_built_in(case, rounds, device, torch.bfloat16) for case in CASES}
+    if device.type == "cpu":
+        measured["first_call"] = first_calls()
+    return measured
 
 
-def training_step(layer: nn.Module, batch_size: int, device: torch.device) -> Callable[[], None]:
+def training_step(
+    layer: nn.Module, batch_size: int, device: torch.device, precision: torch.dtype = torch.float32
+) -> Callable[[], None]:
     """Forward and backward pass of a layer over random sequences."""
     layer.to(device)
     input = torch.randn(STEPS, batch_size, VOCABULARY, device=device)
 
     def step() -> None:
         layer.zero_grad(set_to_none=True)
-        output, _ = layer(input)
+        with autocast(precision, device):
+            output, _ = layer(input)
         output.sum().backward()
 
     return step
@@ -117,17 +123,22 @@ def all_products(units: int, batch_size: int, device: torch.device) -> Callable[
     return step
 
 
-def against_built_in(case: str, rounds: int, device: torch.device) -> dict[str, Any]:
-    """Training steps in float32, all layers taking turns, each as it is and compiled."""
+def against_built_in(
+    case: str, rounds: int, device: torch.device, precision: torch.dtype = torch.float32
+) -> dict[str, Any]:
+    """Training steps, all layers taking turns, each as it is and compiled."""
     units, layers, batch_size = CASES[case]
-    contenders = {BUILT_IN: training_step(nn.LSTM(VOCABULARY, units, layers), batch_size, device)}
+    make_step = partial(training_step, batch_size=batch_size, device=device)
+    contenders = {BUILT_IN: make_step(nn.LSTM(VOCABULARY, units, layers), precision=precision)}
     for name, make in LAYERS.items():
         for suffix in "", ", compiled":
             layer = make(VOCABULARY, units, layers)
             if suffix:
                 layer.compile()
-            contenders[name + suffix] = training_step(layer, batch_size, device)
-    if layers == 1:
+            contenders[name + suffix] = make_step(layer, precision=precision)
+    if precision != torch.float32:
+        contenders[f"{BUILT_IN}, float32"] = make_step(nn.LSTM(VOCABULARY, units, layers))
+    elif layers == 1:
         contenders[PRODUCTS] = large_products(units, batch_size, device)
         contenders[ALL_PRODUCTS] = all_products(units, batch_size, device)
     return alternate(contenders, rounds, device)

@@ -15,11 +15,15 @@ def set_precision(precision: str, device: torch.device) -> torch.dtype:
         raise UserError(f"There is no precision {precision!r}; choose precision=auto, bf16, tf32 or float32.")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "float32"
     if precision == "auto":
-        if device.type == "cuda":
-            precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-        else:
-            precision = "bf16" if torch.cpu._is_avx512_bf16_supported() else "float32"
+        precision = "bf16" if has_bfloat16(device) else "float32"
     return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device has instructions for products in bfloat16."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported()
 
 
 def autocast(precision: torch.dtype, device: torch.device) -> torch.autocast:

@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 from torch._inductor import standalone_compile
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -24,6 +25,11 @@ class CompiledStep(Step):
         super().__init__(plan, operands)
         self.parameters = [laid_out_for_steps(parameter) for parameter in operands.parameters]
         self._functions: dict[str, Callable] = {}
+        self.units = sorted({tensor.shape[1] for tensor in operands.state}, reverse=True)
+
+    def rooms(self, d_products: Sequence[Tensor]) -> list[Tensor]:
+        """See `Step`; here with an axis for the gates, since all gates in one are written one number at a time."""
+        return [with_gates(room, self.units) for room in super().rooms(d_products)]
 
     def within(self, work: Callable[[], Any]) -> Any:
         """Do the work; the graphs take the parameters as arguments."""
@@ -67,10 +73,10 @@ class CompiledStep(Step):
 OPTIONS = {
     # The compiler is not tried out on every instruction set of the processor first: that takes as long as a graph.
     "cpp.vec_isa_ok": True,
-    # Products and sums become one instruction, and what takes twelve operations is stored instead of computed again
+    # Products and sums become one instruction, and what takes thirty operations is stored instead of computed again
     # wherever it is read. Both save time, most of all in the derivative.
     "cpp.enable_floating_point_contract_flag": "fast",
-    "realize_opcount_threshold": 12,
+    "realize_opcount_threshold": 30,
 }
 
 
@@ -79,7 +85,8 @@ def compile_graph(function: Callable, tensors: list[Tensor]) -> Callable:
 
     If that fails, usually for lack of a compiler, a warning says so and the traced function is returned as it is.
     """
-    tensors = [tensor.detach() for tensor in tensors]
+    # Some of the tensors are parts of one, which never overlap. The compiler need not know.
+    tensors = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device) for t in tensors]
     trace = partial(make_fx, function, tracing_mode="fake", _allow_non_fake_inputs=True)  # buffers, as constants
     fused = trace(REWRITTEN)(*tensors)
     # On a CPU, the code that calls the kernels is C++, too, which has less overhead than Python. On a GPU, compiling it
@@ -94,6 +101,11 @@ def compile_graph(function: Callable, tensors: list[Tensor]) -> Callable:
             stacklevel=2,
         )
         return trace()(*tensors)
+
+
+def with_gates(room: Tensor, units: Sequence[int]) -> Tensor:
+    """View the room for a product [B, rows] as [B, gates, units], for the largest of these units that divide rows."""
+    return room.unflatten(-1, (-1, next((n for n in units if room.shape[1] % n == 0), room.shape[1])))
 
 
 def laid_out_for_steps(parameter: Tensor) -> Tensor:

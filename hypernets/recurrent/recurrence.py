@@ -248,6 +248,7 @@ class Recurrence(torch.autograd.Function):
 
         of_x = MatrixGradient(input_weight, dtype, block, batch_size)
         of_h = MatrixGradient(recurrent_weight, dtype, block, batch_size)
+        rooms = [step.rooms(d_products) for d_products in zip(of_h.d_products, of_x.d_products, strict=True)]
         d_parameters = [torch.zeros_like(parameter) for parameter in step.parameters]
         d_input = multiply_d_x = None
         if ctx.needs_input_grad[2]:
@@ -270,7 +271,7 @@ class Recurrence(torch.autograd.Function):
                         kept[t * per_step : (t + 1) * per_step],
                         [x_products[i], *step.masks_at(t)],
                         [d_outputs[t], d_h, *d_before],
-                        [of_h.d_products[i], of_x.d_products[i]],
+                        rooms[i],
                         d_parameters,
                     )
                     d_h = multiply_d_h(of_h.d_products[i])
@@ -361,6 +362,10 @@ class Step:
         remaining = iter(masks)
         return tuple(None if mask is None else next(remaining) for mask in self.masks)
 
+    def rooms(self, d_products: Sequence[Tensor]) -> list[Tensor]:
+        """The parts of the gradients of a step's products that `derivative` writes to, one for each matrix."""
+        return self._split(d_products)
+
     def within(self, work: Callable[[], Any]) -> Any:
         """Do the work, which calls `next_state` or `derivative`."""
         return self.plan.with_parameters(self.parameters, work)
@@ -381,7 +386,7 @@ class Step:
         kept: Sequence[Tensor],
         inputs: Sequence[Tensor],
         d_results: Sequence[Tensor],
-        d_products: Sequence[Tensor],
+        rooms: Sequence[Tensor],
         d_parameters: Sequence[Tensor],
     ) -> Sequence[Tensor]:
         """Differentiate a time step.
@@ -390,7 +395,7 @@ class Step:
             kept: see `keep`.
             inputs: the products with x_t, and the masks.
             d_results: the gradients of its output, of h in the next step, and of the state without h after it.
-            d_products: where to write the gradients of the products with h_{t-1} and x_t.
+            rooms: where to write the gradients of the products with h_{t-1} and x_t; what `rooms` returned.
             d_parameters: the gradients of the parameters so far, to add to.
 
         Returns:
@@ -406,8 +411,8 @@ class Step:
         given = zip(state, [d_output + d_h, *d_memory], strict=True)
         differentiable, d_state = zip(*((field, d) for field, d in given if field.requires_grad), strict=True)
         gradients = torch.autograd.grad(differentiable, [*parts, *memory, *self.parameters], d_state, allow_unused=True)
-        for room, gradient in zip(self._split(d_products), gradients, strict=False):
-            room.zero_() if gradient is None else room.copy_(gradient)
+        for room, gradient in zip(rooms, gradients, strict=False):
+            room.zero_() if gradient is None else room.copy_(gradient.unflatten(-1, room.shape[1:]))
         for total, gradient in zip(d_parameters, gradients[len(parts) + len(memory) :], strict=True):
             if gradient is not None:
                 total += gradient

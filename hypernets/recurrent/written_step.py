@@ -130,12 +130,12 @@ class WrittenLSTMStep(WrittenStep):
 
     def derivative(self, *groups: Tensors) -> Tensors:
         """See `Step`."""
-        kept, inputs, d_results, d_products, d_parameters = groups
+        kept, inputs, d_results, rooms, d_parameters = groups
         (c, *kept), (_, *masks) = kept, inputs
         d_output, d_h, d_c = d_results
         gradients = dict(zip(self.plan.names, d_parameters, strict=True))
         d_gates, d_c = self.update.derivative(kept, c, *self._with_none(masks), d_output + d_h, d_c, gradients)
-        for room in d_products:
+        for room in rooms:
             room.copy_(d_gates.flatten(1))
         return [d_c]
 
@@ -176,7 +176,7 @@ class WrittenHyperLSTMStep(WrittenStep):
 
     def derivative(self, *groups: Tensors) -> Tensors:
         """See `Step`."""
-        kept, inputs, d_results, d_products, d_parameters = groups
+        kept, inputs, d_results, rooms, d_parameters = groups
         (h_product, c, hyper_h, hyper_c, *kept), (x_product, *masks) = kept, inputs
         mask, hyper_mask = self._with_none(masks)
         *kept, new_hyper_h, z = kept
@@ -190,7 +190,7 @@ class WrittenHyperLSTMStep(WrittenStep):
         # Eq. 12
         z = of_gates(z, 12)
         h_product, _, x_product, _ = self._split([h_product, x_product])
-        d_h_product, d_hyper_h_product, d_x_product, d_hyper_x_product = self._split(d_products)
+        d_h_product, d_hyper_h_product, d_x_product, d_hyper_x_product = rooms
         scales_h, scales_x = torch.bmm(z[:8], self.row_scales[:8]).split(4)
         torch.mul(d_gates, scales_h, out=of_gates(d_h_product))
         torch.mul(d_gates, scales_x, out=of_gates(d_x_product))
