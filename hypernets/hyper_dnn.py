@@ -183,8 +183,9 @@ class HyperDNN(nn.Module):
             keywords: passed on to the main network as they are.
 
         Raises:
-            UserError: another number of conditions than of examples, weights of one example that do not fit, or a
-                module whose weights cannot differ between examples: batch norm in training, recurrent layers.
+            UserError: inputs or outputs that are not tensors with an axis for the examples, another number of
+                conditions than of examples, weights of one example that do not fit, or a module whose weights cannot
+                differ between examples: batch norm in training, recurrent layers, one that changes its input in place.
         """
         self._require_several(conditions)
         inputs = inputs if isinstance(inputs, tuple) else (inputs,)

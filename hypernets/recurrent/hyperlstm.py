@@ -115,7 +115,7 @@ class HyperLSTM(RecurrentLayer):
     The state is a `HyperLSTMState`. `layer.cells[k]` has the parameters of layer k; the row scales of a
     state's last time step are `cell.row_scales(cell.embeddings(state.hyper_h[k]))`.
 
-    Args: those of `LSTM` (layer_norm and forget_bias apply to the main network and to the hyper cell), and
+    Args: those of `LSTM` (layer_norm, here True by default, and forget_bias apply to both networks), and
         hyper_size: units of the hyper cell.
         embedding_size: N_z.
         hyper_recurrent_dropout: recurrent_dropout of the hyper cell (used in the paper's largest enwik8 model).
