@@ -5,8 +5,8 @@
     the rest of a step      the cell's `forward`; automatic differentiation finds its derivative, one step at a time.
                             Those of `LSTM` and `HyperLSTM` are written out (written_step.py)
     gradients of matrices   one product for a block of time steps instead of one per step
-    kept for the backward   the state and the products with h_{t-1} of every step, and what a written step asks for;
-                            all else is recomputed
+    kept for the backward   the state and the products with h_{t-1} of every step, those with x_t if it is wide, and
+                            what a written step asks for; all else is recomputed
 
 None of this needs a compiler. After `compile()`, the rest of a step is a compiled graph, too (compiled_step.py).
 What a cell is, and the shape legend, are in layer.py.
@@ -34,6 +34,9 @@ BLOCK_ROWS = 1024
 FEWEST_WEIGHTS, FEWEST_WEIGHTS_BFLOAT16 = 2**20, 2**22
 # Laying a matrix out for oneDNN pays where a product has many multiplications, in a sequence of several steps.
 FEWEST_MULTIPLICATIONS, FEWEST_STEPS_LAID_OUT = 2**21, 8
+# With at least as many entries of x_t, its products are kept for the backward pass: computing them again would take 5 per
+# cent of the time of two layers of 1000 units, and keeping them takes a quarter of the memory of the second.
+WIDE_INPUT = 256
 # The largest block, in bytes, that glibc takes as a measure of what to keep (see `keep_memory_of_steps`).
 LARGEST_KEPT = 2**25 - 2**12
 
@@ -206,12 +209,16 @@ class Recurrence(torch.autograd.Function):
         h, *memory = (tensor.contiguous() for tensor in operands.state)
         outputs = h.new_empty(steps, *h.shape)
         kept: list[Tensor] = []
+        kept_x_products: list[Tensor] = []  # of each block
+        keeps_x_products = differentiable and input.is_floating_point() and input.shape[2] >= WIDE_INPUT
 
         def take_steps() -> list[Tensor]:
             now, before = h, memory
             for t in range(steps):
                 if t % block == 0:
                     x_products = multiply_x(input[t : t + block])
+                    if keeps_x_products:
+                        kept_x_products.append(x_products)
                 inputs = [multiply_h(now.to(dtype)), x_products[t % block], *before, *step.masks_at(t)]
                 now = outputs[t]
                 before = step.next_state(inputs, now)
@@ -224,9 +231,10 @@ class Recurrence(torch.autograd.Function):
         if plan.autocast is not None and not differentiable:
             torch.clear_autocast_cache()  # or it would keep the step's parameters of every call
         if differentiable:
-            ctx.plan, ctx.block = plan, block
+            ctx.plan, ctx.block, ctx.kept_blocks = plan, block, len(kept_x_products)
             ctx.present = [tensor is not None for tensor in tensors]
-            ctx.save_for_backward(input, *(tensor for tensor in tensors if tensor is not None), outputs, *kept)
+            present = (tensor for tensor in tensors if tensor is not None)
+            ctx.save_for_backward(input, *present, outputs, *kept_x_products, *kept)
         return outputs, outputs[-1].clone(), *memory
 
     @staticmethod
@@ -238,11 +246,12 @@ class Recurrence(torch.autograd.Function):
         # Second derivatives are asked for, or several gradients at once, for which the room below would be too small.
         if torch.is_grad_enabled() or are_batched(d_outputs, *d_state):
             return None, None, *_gradients_step_by_step(ctx, input, operands, (d_outputs, *d_state))
-        outputs, *kept = remaining
+        outputs = next(remaining)
+        kept_x_products, kept = list(islice(remaining, ctx.kept_blocks)), list(remaining)
         plan, block, dtype = ctx.plan, ctx.block, ctx.plan.dtype
         steps, batch_size = input.shape[:2]
         input_weight, recurrent_weight = torch.cat(operands.input_weights), torch.cat(operands.recurrent_weights)
-        multiply_x = input_multiplier(input_weight.to(dtype), input, block)
+        multiply_x = None if kept_x_products else input_multiplier(input_weight.to(dtype), input, block)
         multiply_d_h = multiplier(recurrent_weight.to(dtype).t(), steps, batch_size)
         step = plan.step_type(plan, operands)
 
@@ -264,7 +273,7 @@ class Recurrence(torch.autograd.Function):
             d_before = d_memory
             for first in reversed(range(0, steps, block)):
                 x = input[first : first + block]
-                x_products = multiply_x(x)
+                x_products = kept_x_products[first // block] if kept_x_products else multiply_x(x)
                 for i in reversed(range(len(x))):
                     t = first + i
                     d_before = step.derivative(

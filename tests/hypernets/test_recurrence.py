@@ -117,6 +117,7 @@ def test_forward_and_all_gradients(kind, step, no_compiler, monkeypatch):
         fast.compile()
     steps, batch_size = SHAPES.get(kind, (7, 3))
     monkeypatch.setattr(recurrence, "BLOCK_ROWS", 3 * batch_size)  # several blocks, the last one shorter
+    monkeypatch.setattr(recurrence, "WIDE_INPUT", 7)  # that of the second layer
     state = random_state(reference, batch_size)
     for input in (
         torch.randn(steps, batch_size, 5, dtype=torch.float64, requires_grad=True),
@@ -212,12 +213,17 @@ def test_a_carried_state_and_other_batch_sizes():
 
 
 @pytest.mark.parametrize(
-    ("layer", "limit"),
-    [(LAYERS["layer_norm_lstm"], 1.2), (partial(HyperLSTM, layer_norm=False), 1.0), (HyperLSTM, 1.2)],
+    ("layer", "inputs", "limit"),
+    [
+        (LAYERS["layer_norm_lstm"], 50, 1.2),
+        (partial(HyperLSTM, layer_norm=False), 50, 1.0),
+        (HyperLSTM, 50, 1.2),
+        (HyperLSTM, 1000, 1.3),
+    ],
 )
-def test_memory_kept_for_the_backward_pass(layer, limit):
+def test_memory_kept_for_the_backward_pass(layer, inputs, limit):
     """Against torch.nn.LSTM of the same width, the parameters not counted."""
-    input = torch.randn(10, 8, 50)
+    input = torch.randn(10, 8, inputs)
 
     def kept(layer):
         sizes = {}
@@ -232,7 +238,7 @@ def test_memory_kept_for_the_backward_pass(layer, limit):
             layer(input)
         return sum(sizes.values())
 
-    assert 0 < kept(layer(50, 1000)) <= limit * kept(nn.LSTM(50, 1000))
+    assert 0 < kept(layer(inputs, 1000)) <= limit * kept(nn.LSTM(inputs, 1000))
 
 
 class CountWritten(TorchDispatchMode):
