@@ -34,7 +34,7 @@ BLOCK_ROWS = 1024
 FEWEST_WEIGHTS, FEWEST_WEIGHTS_BFLOAT16 = 2**20, 2**22
 # Laying a matrix out for oneDNN pays where a product has many multiplications, in a sequence of several steps.
 FEWEST_MULTIPLICATIONS, FEWEST_STEPS_LAID_OUT = 2**21, 8
-# With at least as many entries of x_t, its products are kept for the backward pass: computing them again would take 5 per
+# With this many entries of x_t, its products are kept for the backward pass: computing them again would take 5 per
 # cent of the time of two layers of 1000 units, and keeping them takes a quarter of the memory of the second.
 WIDE_INPUT = 256
 # The largest block, in bytes, that glibc takes as a measure of what to keep (see `keep_memory_of_steps`).
