@@ -85,7 +85,7 @@ def page(record: Mapping[str, Any], in_both_precisions: Sequence[Mapping[str, An
         versions = ", ".join(f"{name} {version}" for name, version in measured["versions"].items())
         lines += [f"## {title}", "", f"{measured['hardware']}; {versions}; commit {short(measured['commit'])}.", ""]
         for key, caption in CAPTIONS.items():
-            if measured.get(key):
+            if key in measured:
                 lines += [caption, "", *table(measured[key])]
             if key == "against_built_in" and part == "recurrent":
                 lines += [BOUND]

@@ -25,11 +25,10 @@ class CompiledStep(Step):
         super().__init__(plan, operands)
         self.parameters = [laid_out_for_steps(parameter) for parameter in operands.parameters]
         self._functions: dict[str, Callable] = {}
-        self.units = sorted({tensor.shape[1] for tensor in operands.state}, reverse=True)
 
     def rooms(self, d_products: Sequence[Tensor]) -> list[Tensor]:
-        """See `Step`; here with an axis for the gates, since all gates in one are written one number at a time."""
-        return [with_gates(room, self.units) for room in super().rooms(d_products)]
+        """See `Step`. They get an axis for the gates, without which compiled code would write one number at a time."""
+        return [with_gates(room, self.plan.cell.state_sizes) for room in super().rooms(d_products)]
 
     def within(self, work: Callable[[], Any]) -> Any:
         """Do the work; the graphs take the parameters as arguments."""
@@ -85,7 +84,7 @@ def compile_graph(function: Callable, tensors: list[Tensor]) -> Callable:
 
     If that fails, usually for lack of a compiler, a warning says so and the traced function is returned as it is.
     """
-    # Some of the tensors are parts of one, which never overlap. The compiler need not know.
+    # Some are parts of the same tensor. They never overlap, so the compiler may take them for separate ones.
     tensors = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device) for t in tensors]
     trace = partial(make_fx, function, tracing_mode="fake", _allow_non_fake_inputs=True)  # buffers, as constants
     fused = trace(REWRITTEN)(*tensors)
@@ -103,9 +102,10 @@ def compile_graph(function: Callable, tensors: list[Tensor]) -> Callable:
         return trace()(*tensors)
 
 
-def with_gates(room: Tensor, units: Sequence[int]) -> Tensor:
-    """View the room for a product [B, rows] as [B, gates, units], for the largest of these units that divide rows."""
-    return room.unflatten(-1, (-1, next((n for n in units if room.shape[1] % n == 0), room.shape[1])))
+def with_gates(room: Tensor, sizes: Sequence[int]) -> Tensor:
+    """View the room for a product [B, rows] as [B, gates, units], for the largest of these sizes that divides rows."""
+    rows = room.shape[1]
+    return room.unflatten(-1, (-1, max((size for size in sizes if rows % size == 0), default=rows)))
 
 
 def laid_out_for_steps(parameter: Tensor) -> Tensor:

@@ -213,15 +213,17 @@ def test_a_carried_state_and_other_batch_sizes():
 
 
 @pytest.mark.parametrize(
-    ("layer", "inputs", "limit"),
+    ("layer", "inputs", "units", "compiled", "limit"),
     [
-        (LAYERS["layer_norm_lstm"], 50, 1.2),
-        (partial(HyperLSTM, layer_norm=False), 50, 1.0),
-        (HyperLSTM, 50, 1.2),
-        (HyperLSTM, 1000, 1.3),
+        (LAYERS["layer_norm_lstm"], 50, 1000, False, 1.2),
+        (partial(HyperLSTM, layer_norm=False), 50, 1000, False, 1.0),
+        (HyperLSTM, 50, 1000, False, 1.2),
+        (HyperLSTM, 1000, 1000, False, 1.3),
+        (HyperLSTM, 256, 256, False, 1.6),
+        (HyperLSTM, 256, 256, True, 1.0),
     ],
 )
-def test_memory_kept_for_the_backward_pass(layer, inputs, limit):
+def test_memory_kept_for_the_backward_pass(layer, inputs, units, compiled, limit, no_compiler):
     """Against torch.nn.LSTM of the same width, the parameters not counted."""
     input = torch.randn(10, 8, inputs)
 
@@ -238,7 +240,10 @@ def test_memory_kept_for_the_backward_pass(layer, inputs, limit):
             layer(input)
         return sum(sizes.values())
 
-    assert 0 < kept(layer(inputs, 1000)) <= limit * kept(nn.LSTM(inputs, 1000))
+    layer = layer(inputs, units)
+    if compiled:
+        layer.compile()
+    assert 0 < kept(layer) <= limit * kept(nn.LSTM(inputs, units))
 
 
 class CountWritten(TorchDispatchMode):
