@@ -3,11 +3,12 @@
 And the memory of a HyperRNN in both forms, which is counted.
 """
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -41,12 +42,20 @@ FIRST_CALL = """
 import time, torch
 from hypernets import HyperLSTM
 for layer in torch.nn.LSTM(50, 1000), HyperLSTM(50, 1000):
+    start = time.perf_counter()
     if {compiled} and isinstance(layer, HyperLSTM):
         layer.compile()
-    start = time.perf_counter()
     layer(torch.randn(100, 32, 50))[0].sum().backward()
     print(time.perf_counter() - start)
 """
+# Prints `against_built_in` of every case as JSON, in a process that WITHOUT_AVX512 applies to.
+AGAINST_BUILT_IN = """
+import json, torch
+from benchmarks.recurrent import CASES, against_built_in
+print(json.dumps({{case: against_built_in(case, {rounds}, torch.device("cpu")) for case in CASES}}))
+"""
+# PyTorch (and the code that it compiles), oneDNN and MKL then use the instructions of an older processor.
+WITHOUT_AVX512 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 
 
 def measure(rounds: int, device: torch.device) -> dict[str, Any]:
@@ -55,6 +64,8 @@ def measure(rounds: int, device: torch.device) -> dict[str, Any]:
     if has_bfloat16(device):
         measured["in_bfloat16"] = {case: against_built_in(case, rounds, device, torch.bfloat16) for case in CASES}
     if device.type == "cpu":
+        if torch.backends.cpu.get_cpu_capability() == "AVX512":
+            measured["without_avx512"] = json.loads(_printed(AGAINST_BUILT_IN.format(rounds=rounds), WITHOUT_AVX512))
         measured["first_call"] = first_calls()
     return measured
 
@@ -165,13 +176,17 @@ def memory_of_forms(device: torch.device) -> dict[str, dict[str, float]]:
 
 
 def first_calls() -> dict[str, Any]:
-    """Seconds of the first training step of a Layer Norm HyperLSTM in a new process, and of torch.nn.LSTM's."""
+    """Seconds to compile and take the first training step in a new process, and those of torch.nn.LSTM's first."""
     measured = {}
     with tempfile.TemporaryDirectory() as cache:
         for name in "as it is", "compiled, with an empty cache", "compiled, in the next process":
             program = FIRST_CALL.format(compiled=name.startswith("compiled"))
-            environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache}
-            done = subprocess.run([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, check=True)
-            built_in, ours = map(float, done.stdout.split())
+            built_in, ours = map(float, _printed(program, {"TORCHINDUCTOR_CACHE_DIR": cache}).split())
             measured[name] = {BUILT_IN: built_in, "Layer Norm HyperLSTM": ours}
     return measured
+
+
+def _printed(program: str, environment: Mapping[str, str]) -> str:
+    """Return what a program prints that runs in a new process, with these variables added to the environment."""
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, env=os.environ | environment, stdout=subprocess.PIPE, check=True, text=True).stdout

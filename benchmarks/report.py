@@ -23,8 +23,11 @@ CAPTIONS = {
     "in_bfloat16": "The same under autocast to bfloat16, in which train.py trains where the processor has instructions "
     "for it. The ratio is to torch.nn.LSTM under autocast. Only the products are faster than in float32, so narrow "
     "layers have higher ratios:",
-    "first_call": "Seconds of the first training step in a new process, 1000 units and a batch of 32. Where the cache "
-    "has the compiled code already, most of the time goes into importing PyTorch's compiler:",
+    "without_avx512": "In float32 again, limited to AVX2, the instructions of older processors. Products then take "
+    "longer, so the rest counts for less:",
+    "first_call": "Seconds until the end of the first training step in a new process, those of `compile()` included; "
+    "1000 units and a batch of 32. Where the cache has the compiled code already, most of the time goes into importing "
+    "PyTorch's compiler:",
     "wide_resnets": "Plain and hyper, side by side:",
     "operations_per_image": "Floating-point operations per image of a training step, forward and backward:",
     "hyperrnn_forms": "A HyperRNN of 1000 units that generates its weights (Eq. 5-6), and one that scales the rows of "

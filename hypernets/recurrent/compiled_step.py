@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch._inductor import standalone_compile
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from hypernets.recurrent.recurrence import Operands, Plan, Step
+from hypernets.recurrent.recurrence import Operands, Plan, Step, without_garbage_collection
 from hypernets.recurrent.step_operations import LARGEST_FUSED_SUM, REWRITTEN
 
 
@@ -79,6 +79,7 @@ OPTIONS = {
 }
 
 
+@without_garbage_collection()
 def compile_graph(function: Callable, tensors: list[Tensor]) -> Callable:
     """Trace a function for tensors of these shapes and layouts, and compile it.
 
