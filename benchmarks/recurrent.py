@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -48,26 +48,42 @@ for layer in torch.nn.LSTM(50, 1000), HyperLSTM(50, 1000):
     layer(torch.randn(100, 32, 50))[0].sum().backward()
     print(time.perf_counter() - start)
 """
-# Prints `against_built_in` of every case as JSON, in a process that WITHOUT_AVX512 applies to.
-AGAINST_BUILT_IN = """
+# Prints the figures of a case as JSON. A new process, since the memory that an earlier case has left behind counts.
+CASE = """
 import json, torch
-from benchmarks.recurrent import CASES, against_built_in
-print(json.dumps({{case: against_built_in(case, {rounds}, torch.device("cpu")) for case in CASES}}))
+from benchmarks.recurrent import against_built_in
+from training.memory import keep_freed_memory
+if {setting.keeps_memory}:
+    keep_freed_memory()
+print(json.dumps(against_built_in({case!r}, {rounds}, torch.device("{device}"), {setting.precision})))
 """
-# PyTorch (and the code that it compiles), oneDNN and MKL then use the instructions of an older processor.
-WITHOUT_AVX512 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+# PyTorch (and the code that it compiles), oneDNN and MKL then use the instructions of older processors.
+AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+
+
+class Setting(NamedTuple):
+    """What a process that measures sets up."""
+
+    precision: torch.dtype = torch.float32
+    keeps_memory: bool = False  # as train.py does
+    environment: Mapping[str, str] = {}
 
 
 def measure(rounds: int, device: torch.device) -> dict[str, Any]:
     """Everything about the recurrent layers."""
-    measured = {"against_built_in": {case: against_built_in(case, rounds, device) for case in CASES}}
+    settings = {"float32": Setting()}
     if has_bfloat16(device):
-        measured["in_bfloat16"] = {case: against_built_in(case, rounds, device, torch.bfloat16) for case in CASES}
+        settings["bf16"] = Setting(torch.bfloat16)
     if device.type == "cpu":
-        if torch.backends.cpu.get_cpu_capability() == "AVX512":
-            measured["without_avx512"] = json.loads(_printed(AGAINST_BUILT_IN.format(rounds=rounds), WITHOUT_AVX512))
-        measured["first_call"] = first_calls()
-    return measured
+        settings["float32, memory kept"] = Setting(keeps_memory=True)
+    if device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512":
+        settings["float32, only AVX2"] = Setting(environment=AVX2)
+    cases: dict[str, dict[str, Any]] = {case: {} for case in CASES}
+    for case, measured in cases.items():
+        for name, setting in settings.items():
+            program = CASE.format(case=case, rounds=rounds, device=device, setting=setting)
+            measured[name] = json.loads(_printed(program, setting.environment))
+    return {"against_built_in": cases} | ({"first_call": first_calls()} if device.type == "cpu" else {})
 
 
 def training_step(
@@ -139,17 +155,15 @@ def against_built_in(
 ) -> dict[str, Any]:
     """Training steps, all layers taking turns, each as it is and compiled."""
     units, layers, batch_size = CASES[case]
-    make_step = partial(training_step, batch_size=batch_size, device=device)
-    contenders = {BUILT_IN: make_step(nn.LSTM(VOCABULARY, units, layers), precision=precision)}
+    make_step = partial(training_step, batch_size=batch_size, device=device, precision=precision)
+    contenders = {BUILT_IN: make_step(nn.LSTM(VOCABULARY, units, layers))}
     for name, make in LAYERS.items():
         for suffix in "", ", compiled":
             layer = make(VOCABULARY, units, layers)
             if suffix:
                 layer.compile()
-            contenders[name + suffix] = make_step(layer, precision=precision)
-    if precision != torch.float32:
-        contenders[f"{BUILT_IN}, float32"] = make_step(nn.LSTM(VOCABULARY, units, layers))
-    elif layers == 1:
+            contenders[name + suffix] = make_step(layer)
+    if layers == 1 and precision == torch.float32:
         contenders[PRODUCTS] = large_products(units, batch_size, device)
         contenders[ALL_PRODUCTS] = all_products(units, batch_size, device)
     return alternate(contenders, rounds, device)

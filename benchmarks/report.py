@@ -19,12 +19,6 @@ PARTS = {
     "counts": "Operations and memory, counted",
 }
 CAPTIONS = {
-    "against_built_in": "Training steps in float32, and the ratio to torch.nn.LSTM:",
-    "in_bfloat16": "The same under autocast to bfloat16, in which train.py trains where the processor has instructions "
-    "for it. The ratio is to torch.nn.LSTM under autocast. Only the products are faster than in float32, so narrow "
-    "layers have higher ratios:",
-    "without_avx512": "In float32 again, limited to AVX2, the instructions of older processors. Products then take "
-    "longer, so the rest counts for less:",
     "first_call": "Seconds until the end of the first training step in a new process, those of `compile()` included; "
     "1000 units and a batch of 32. Where the cache has the compiled code already, most of the time goes into importing "
     "PyTorch's compiler:",
@@ -34,6 +28,16 @@ CAPTIONS = {
     "learned weights (Eq. 7-8): megabytes of parameters, and of what 32 sequences keep for the backward pass:",
     "settings": "Training steps of Hyper WRN-40-1 with one setting changed from bf16, not compiled:",
 }
+RECURRENT = """Training steps: seconds of torch.nn.LSTM, and how many times as long the other layers take. Each case and
+each setting has a process of its own.
+
+- bf16: under autocast to bfloat16, in which train.py trains where the processor has instructions for it. Only the
+  products are faster than in float32, so narrow layers have higher ratios.
+- Memory kept: with [training/memory.py](../training/memory.py), as in train.py. torch.nn.LSTM gains most from it, since
+  it allocates memory for whole sequences. The other columns are without it, as in a program of your own.
+- Only AVX2: limited to the instructions of processors without AVX-512. Products then take longer, so the rest counts
+  for less.
+"""
 # An LSTM multiplies with 4 H (I + H) weights per step, a HyperLSTM with 4 H^ (I + H + H^) + 12 N_z (H^ + H) more.
 BOUND = """In each case with one layer, the last row is the time of all products of a HyperLSTM by themselves, as we
 compute them. The hyper cell has 128 units at every width, so the narrower the main network is, the larger its share: a
@@ -44,10 +48,7 @@ scales are small, and small products are slower for their size than large ones.
 What is left, 0.2 to 0.3 of the time of an LSTM at 1000 units, is elementwise work and the calls of a time step. We
 tried three changes to the compiled step, and none made it faster: blocks of half or twice as many time steps, blocks of
 equal length, and a derivative written by hand. Uncompiled, each operation is a separate call, so the smaller the
-tensors are, the larger the share of overhead.
-
-Ratios of large layers differ between runs, partly because of how the C library reuses memory. train.py keeps freed
-memory (training/memory.py); these measurements do not.
+tensors are, the larger the share of overhead. The same ratio differs by up to a tenth from run to run.
 """
 
 
@@ -74,6 +75,19 @@ def _rows(figures: Mapping[str, Any], names: tuple[str, ...] = ()) -> dict[str, 
     return rows
 
 
+def against_built_in(cases: Mapping[str, Any]) -> list[str]:
+    """The recurrent layers as a Markdown table: a column for each setting, seconds for the first layer of each case."""
+    settings = list(next(iter(cases.values())))
+    rows = []
+    for case, measured in cases.items():
+        base, *others = measured[settings[0]]
+        rows.append([case, base, *(f"{measured[setting][base]['seconds']:.3f} s" for setting in settings)])
+        for layer in others:
+            figures = [measured[setting].get(layer) for setting in settings]
+            rows.append([case, layer, *(f"{figure['ratio']:.2f}" if figure else "" for figure in figures)])
+    return [*markdown_table(["", "", *settings], rows, left=2), ""]
+
+
 def _printed(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}" if value >= 10 else f"{value:.3f}"
 
@@ -87,11 +101,11 @@ def page(record: Mapping[str, Any], in_both_precisions: Sequence[Mapping[str, An
         measured = record[part]
         versions = ", ".join(f"{name} {version}" for name, version in measured["versions"].items())
         lines += [f"## {title}", "", f"{measured['hardware']}; {versions}; commit {short(measured['commit'])}.", ""]
+        if part == "recurrent":
+            lines += [RECURRENT, *against_built_in(measured["against_built_in"]), BOUND]
         for key, caption in CAPTIONS.items():
             if key in measured:
                 lines += [caption, "", *table(measured[key])]
-            if key == "against_built_in" and part == "recurrent":
-                lines += [BOUND]
     curves: dict[str, dict[str, float]] = {}
     for run in in_both_precisions:
         for point in run["curve"]:
