@@ -20,8 +20,8 @@ PARTS = {
 }
 CAPTIONS = {
     "first_call": "Seconds until the end of the first training step in a new process, those of `compile()` included; "
-    "1000 units and a batch of 32. Where the cache has the compiled code already, most of the time goes into importing "
-    "PyTorch's compiler:",
+    "1000 units and a batch of 32. Where the cache has the compiled code already, the time goes into importing "
+    "PyTorch's compiler, tracing the step and its derivative, and loading their code:",
     "wide_resnets": "Plain and hyper, side by side:",
     "operations_per_image": "Floating-point operations per image of a training step, forward and backward:",
     "hyperrnn_forms": "A HyperRNN of 1000 units that generates its weights (Eq. 5-6), and one that scales the rows of "
