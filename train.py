@@ -110,9 +110,10 @@ def train(settings: dict[str, Any], overrides: list[str], experiment: str | None
 
 def complete_log(run: Run, settings: dict[str, Any]) -> None:
     """Log a finished run again where its log was deleted, or was not yet whole when the process ended."""
-    if is_behind(settings, run.path):
+    rows = read_rows(run.path)
+    if is_behind(settings, run.path, rows[-1]["step"]):
         check_access(settings, run.path)
-        logger, result = open_logger(settings, run.path, read_rows(run.path)), read_result(run.path)
+        logger, result = open_logger(settings, run.path, rows), read_result(run.path)
         logger.summary({key: result[key] for key in result if key.startswith(("validation_", "test_", "parameters"))})
         logger.finish()
 

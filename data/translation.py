@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.text import IGNORED
 from data.translation_sources import Pairs
 from data.upload import upload
 from hypernets.errors import UserError
 
 PADDING, UNKNOWN, BEGIN, END = range(4)  # ids of subwords that are no text
-IGNORED = -100  # a target that is not counted: the one that PyTorch's cross-entropy leaves out
 SENTENCES_READ = 1_000_000  # at most, from which subwords are learned; evenly spaced in a larger training split
 POOL = 50  # batches whose pairs are sorted by length together
 

@@ -20,6 +20,7 @@ from hypernets.several_networks import (
     call_at_once,
     call_one_by_one,
     joined,
+    of_one_example,
     require_batchable,
     unchanged,
 )
@@ -203,7 +204,7 @@ class HyperDNN(nn.Module):
 
         def call(weights: Mapping[str, Tensor], *example: Tensor) -> Any:
             output = self._call(weights, *(each.unsqueeze(0) for each in example), **keywords)
-            return tree_map_only(Tensor, lambda each: each.squeeze(0), output)
+            return tree_map_only(Tensor, of_one_example, output)
 
         one_by_one = self._largest_kernel() > SMALL_KERNEL or attends_to_much(
             self.main_network, (each[:1] for each in inputs)
@@ -305,10 +306,13 @@ class HyperDNN(nn.Module):
 
     def _check(self, weights: Mapping[str, Tensor], leading: tuple[int, ...] = ()) -> None:
         """Refuse weights of other names or shapes, of which functional_call would take some without a word."""
-        if not isinstance(weights, Mapping) or not all(isinstance(weight, Tensor) for weight in weights.values()):
+        if not isinstance(weights, Mapping):
             raise UserError(
                 f"The weights are a {type(weights).__name__}; a hypernetwork returns a dictionary of names and tensors."
             )
+        for name, weight in weights.items():
+            if not isinstance(weight, Tensor):
+                raise UserError(f"{name} was generated as a {type(weight).__name__}; a hypernetwork returns tensors.")
         if len(weights) != len(self.shapes) or not all(name in weights for name in self.shapes):
             odd = sorted(weights.keys() ^ self.shapes.keys())
             raise UserError(

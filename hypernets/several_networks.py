@@ -67,17 +67,33 @@ def _known(output: Any) -> Any:
     return output
 
 
+def of_one_example(output: Tensor) -> Tensor:
+    """Return the output [1, ...] for a batch of one example without the axis for the batch; refuse other outputs."""
+    if not output.dim() or len(output) != 1:
+        raise UserError(
+            f"For one example, the main network returns a tensor of the shape {list(output.shape)}; per_example needs "
+            "outputs whose first dimension is the example."
+        )
+    return output.squeeze(0)
+
+
 @contextmanager
 def unchanged(inputs: Any) -> Iterator[None]:
     """Raise UserError if tensors among the inputs are changed, since the networks after the first would see that."""
-    tensors = [leaf for leaf in tree_flatten(inputs)[0] if isinstance(leaf, Tensor) and not leaf.is_inference()]
-    before = [tensor._version for tensor in tensors]
+    tensors = [leaf for leaf in tree_flatten(inputs)[0] if isinstance(leaf, Tensor)]
+    # Tensors of inference mode do not count their changes.
+    before = [tensor.clone() if tensor.is_inference() else tensor._version for tensor in tensors]
     yield
-    if before != [tensor._version for tensor in tensors]:
-        raise UserError(
-            "The main network changes its input in place, so it cannot have several sets of weights for it; use "
-            "operations that do not, such as an activation with inplace=False."
-        )
+    for tensor, earlier in zip(tensors, before, strict=True):
+        if isinstance(earlier, Tensor):
+            is_same = torch.allclose(tensor, earlier, rtol=0, atol=0, equal_nan=True)
+        else:
+            is_same = tensor._version == earlier
+        if not is_same:
+            raise UserError(
+                "The main network changes its input in place, so it cannot have several sets of weights for it; use "
+                "operations that do not, such as an activation with inplace=False."
+            )
 
 
 @contextmanager

@@ -182,7 +182,7 @@ def condition_size_of(hypernet: Mapping[str, Any], condition: str) -> int:
     """The size of the condition, which must be of the kind that a task gives."""
     if hypernet["kind"] not in ("none", *STRATEGIES):
         raise UserError(
-            f"hypernet={hypernet['name']} takes no condition, but here the weights are generated from one of the kind "
+            f"hypernet={hypernet['kind']} takes no condition, but here the weights are generated from one of the kind "
             f"{condition}; choose hypernet={' or hypernet='.join(STRATEGIES)}, with hypernet.condition={condition} and "
             "hypernet.condition_size."
         )

@@ -336,8 +336,9 @@ def write(project: Path, check: bool = False, pictures: bool = False) -> None:
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is not what it should be")
-    parser.add_argument("--pictures", action="store_true", help="draw the learning curves, too")
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--check", action="store_true", help="write nothing; fail if a page is not what it should be")
+    either.add_argument("--pictures", action="store_true", help="draw the learning curves, too")
     arguments = parser.parse_args()
     with one_line_errors("make_pages"):
         write(PROJECT, arguments.check, arguments.pictures)

@@ -39,7 +39,7 @@ def main() -> None:
         if arguments.html and changes is None:
             raise UserError(f"{arguments.run} has no row scales; choose a run with hypernet=hyperlstm for --html.")
         if arguments.html:
-            write_atomically(arguments.html, page(text, changes).encode())
+            write_atomically(arguments.html, page(text, changes).encode(), remedy="choose another file with --html")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 import shutil
 
 import pytest
+from omegaconf import OmegaConf
 
 from models.wide_resnet import WideResNet
+from training.command_line import one_line_errors, overrides_to_keep
 
 # (overrides, words of the line). The cases run within the tests' process.
 MISTAKES = [
@@ -92,6 +94,21 @@ def test_error_in_a_users_network_keeps_its_traceback_and_names_the_run(launcher
     assert done.returncode == 1
     assert f"python train.py -r {launcher.runs}/mine" in done.stderr
     assert "Traceback" in done.stderr and done.stderr.endswith(f"{type(error).__name__}: {error}\n")
+
+
+def test_a_configuration_file_that_is_no_yaml(tmp_path):
+    (tmp_path / "mine.yaml").write_text("units: [1, 2\nname: mine")
+    with pytest.raises(SystemExit, match=r"^train.py: .*mine.yaml.*line 2"), one_line_errors("train.py"):
+        OmegaConf.load(tmp_path / "mine.yaml")
+
+
+def test_a_resume_knows_the_folder_of_the_runs(tmp_path, monkeypatch):
+    """A path in a configuration file may be within it."""
+    monkeypatch.chdir(tmp_path)
+    for given in ([], ["runs=mine"]):
+        settings = {"runs": "mine" if given else "runs", "dataset": {}}
+        kept = overrides_to_keep(["seed=1", *given, "resume=x"], settings)
+        assert kept == ["seed=1", f"runs='{tmp_path}/{settings['runs']}'"]
 
 
 def test_works_from_any_folder(launcher, tmp_path):

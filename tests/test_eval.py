@@ -1,11 +1,13 @@
 """`eval.py`: the figures of the best network, once more."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from training import trained
 from training.run import read_result
@@ -55,6 +57,16 @@ def test_published_weights_are_the_network_of_the_run(launcher, finished, monkey
     path = trained.path_of_weights("tiny")
     path.write_bytes(path.read_bytes()[:-100])
     assert_one_line(launcher.call("tiny", program="eval.py"), str(path), "cannot be read", program="eval.py")
+
+
+def test_data_that_has_moved_is_found(finished, monkeypatch, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    config = OmegaConf.load(finished / "config.yaml")
+    config.dataset.root = "/where/it/was"
+    OmegaConf.save(config, tmp_path / "run" / "config.yaml")
+    assert trained.read_trained(tmp_path / "run").settings["dataset"]["root"] == "/where/it/was"
+    monkeypatch.setenv("HYPERNETS_DATA", "/where/it/is")
+    assert trained.read_trained(tmp_path / "run").settings["dataset"]["root"] == "/where/it/is"
 
 
 def test_one_process_of_several_is_refused(launcher, finished, monkeypatch, assert_one_line):

@@ -44,13 +44,13 @@ def writing(what: object, remedy: str = ROOM) -> Iterator[None]:
         raise UserError(f"Cannot write {what} ({error.strerror}); {remedy}.") from None
 
 
-def write_atomically(path: Path, content: bytes, keep: Path | None = None) -> None:
+def write_atomically(path: Path, content: bytes, keep: Path | None = None, remedy: str = ROOM) -> None:
     """Replace the file at `path`; a reader sees the old file or the new one, never a part.
 
-    The old file is moved to `keep`, if that is given.
+    The old file is moved to `keep`, if that is given. An OSError becomes a UserError that ends in the remedy.
     """
     temporary = path.with_name(path.name + ".tmp")
-    with writing(path):
+    with writing(path, remedy):
         try:
             with open(temporary, "wb") as file:
                 file.write(content)

@@ -12,6 +12,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError
 
 from hypernets import UserError
 from training.run import most_recent_run, read_facts, read_settings
@@ -41,7 +42,7 @@ def one_line_errors(program: str) -> Iterator[None]:
             f"{program}: {error.full_key} cannot be found from the other settings; set {error.full_key}=VALUE, or make "
             f"another choice for {error.full_key.partition('.')[0]}."
         )
-    except (UserError, HydraException, OmegaConfBaseException) as error:
+    except (UserError, HydraException, OmegaConfBaseException, YAMLError) as error:
         message = " ".join(str(error).split())
         # Hydra's hint would be refused when followed: a setting that nothing reads is an error here.
         message, hint, _ = message.partition(" To append to your config")
@@ -145,7 +146,10 @@ def with_absolute_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def overrides_to_keep(overrides: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
-    """The overrides that a later resume repeats: without `resume`, and with the absolute paths of the settings."""
+    """The overrides that a later resume repeats: without `resume`, and with the absolute paths of the settings.
+
+    The folder of the runs is among them in any case, since a path in a configuration file may be within it.
+    """
     paths = {f"dataset.{key}": settings["dataset"].get(key) for key in ("path", "root")}
     paths["runs"] = str(Path(settings["runs"]).expanduser().absolute())
     kept = []
@@ -155,6 +159,8 @@ def overrides_to_keep(overrides: Sequence[str], settings: Mapping[str, Any]) -> 
             override = f"{_pluses(override)}{key}={_quoted(str(paths[key]))}"
         if key != "resume":
             kept.append(override)
+    if "runs" not in map(key_of_override, overrides):
+        kept.append(f"runs={_quoted(paths['runs'])}")
     return kept
 
 

@@ -89,6 +89,11 @@ def start_processes(device: str) -> Processes:
         chosen = torch.device("cpu")
     else:
         chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        if chosen.index >= torch.cuda.device_count():
+            raise UserError(
+                f"There is no GPU for process {chosen.index + 1} of this machine, on which PyTorch sees "
+                f"{torch.cuda.device_count()}; start fewer processes, or choose device=cpu."
+            )
         torch.cuda.set_device(chosen)
     if world_size > 1 and not torch.distributed.is_initialized():
         torch.distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")

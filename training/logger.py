@@ -34,8 +34,7 @@ def check_logger(settings: Mapping[str, Any]) -> None:
         raise UserError(f"logger.kind is {kind!r}; it must be none or wandb.")
     if kind == "wandb" and mode not in ("offline", "online"):
         raise UserError(f"logger.mode is {mode!r}; it must be offline or online.")
-    if kind == "wandb":
-        require_known("logger", settings["logger"], OF_WANDB)
+    require_known("logger", settings["logger"], OF_WANDB if kind == "wandb" else ("kind",))
 
 
 def check_access(settings: Mapping[str, Any], run_path: Path) -> None:
@@ -46,13 +45,15 @@ def check_access(settings: Mapping[str, Any], run_path: Path) -> None:
         check_and_import(run_path, settings["logger"]["mode"])
 
 
-def is_behind(settings: Mapping[str, Any], run_path: Path) -> bool:
-    """Whether the log of a finished run is missing or not whole."""
+def is_behind(settings: Mapping[str, Any], run_path: Path, last_step: int) -> bool:
+    """Whether the log of a finished run, whose last row is of this step, is missing or not whole."""
     if settings["logger"]["kind"] == "none":
         return False
-    from training.wandb_logger import STATE_FILE, UNFINISHED
+    from training.wandb_logger import STATE_FILE, UNFINISHED, read_state
 
-    return not (run_path / STATE_FILE).exists() or (run_path / UNFINISHED).exists()
+    if not (run_path / STATE_FILE).exists() or (run_path / UNFINISHED).exists():
+        return True
+    return read_state(run_path).get("last_step", last_step) < last_step
 
 
 def open_logger(settings: Mapping[str, Any], run_path: Path, rows: list[dict[str, float]]) -> Logger:

@@ -228,10 +228,7 @@ class Trainer:
         """Evaluate on the validation split, and keep the network if it is the best so far."""
         state, key = self.state, self.task.metric.key
         self.processes.share_buffers(self.task)
-        values = self._evaluate(self.splits.validation.evaluation_batches())
-        for name, value in values.items():
-            if not math.isfinite(value):
-                raise self._non_finite(f"validation/{name}", "at")
+        values = self._evaluate("validation", self.splits.validation.evaluation_batches())
         if state.best is None or values[key] < state.best[key]:
             state.best = {"step": state.step, key: values[key]}
             if self.processes.is_first:
@@ -247,11 +244,15 @@ class Trainer:
         if best is None:
             raise UserError("There is no best network to test, and no step is left; resume with -r and more steps.")
         load_state(self.task.network, best["network"])
-        return self._evaluate(self.splits.test.evaluation_batches())
+        return self._evaluate("test", self.splits.test.evaluation_batches())
 
-    def _evaluate(self, batches: Iterable[Any]) -> dict[str, float]:
+    def _evaluate(self, split: str, batches: Iterable[Any]) -> dict[str, float]:
         with self.autocast:
-            return self.task.evaluate(self._until_stopped(batches), self.processes.total)
+            values = self.task.evaluate(self._until_stopped(batches), self.processes.total)
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise self._non_finite(f"{split}/{name}", "at")
+        return values
 
     def _until_stopped(self, batches: Iterable[Any]) -> Iterator[Any]:
         for batch in batches:

@@ -47,7 +47,7 @@ def read_trained(run: Path) -> Trained:
             f"There is neither a run in {run} nor a trained network of that name; give a directory such as "
             f"{Path('runs') / run}, or one of the names {names}."
         )
-    facts, settings = read_facts(run), read_settings(run)
+    facts, settings = read_facts(run), _where_the_data_is(read_settings(run))
     best = checkpoint.load_best(run, facts["id"])
     if best is None:
         raise UserError(f"The run {run} has no best network that is whole; it is written at the first validation.")
@@ -95,6 +95,13 @@ def load_network(run: Path) -> nn.Module:
     return network.eval()
 
 
+def _where_the_data_is(settings: dict[str, Any]) -> dict[str, Any]:
+    """Let HYPERNETS_DATA, if it is set, name the folder with the data: it may lie elsewhere than where it was read."""
+    if "root" in settings["dataset"] and "HYPERNETS_DATA" in os.environ:
+        settings["dataset"]["root"] = os.environ["HYPERNETS_DATA"]
+    return settings
+
+
 def path_of_weights(name: str) -> Path:
     """The file of weights with that name."""
     return WEIGHTS / f"{name}.safetensors"
@@ -117,9 +124,10 @@ def write_weights(run: Path, name: str, replace: bool = False) -> Path:
     # Copies, because safetensors refuses tensors that share their memory, such as tied embeddings.
     state = {key: tensor.clone().contiguous() for key, tensor in task.network.state_dict().items()}
     path = path_of_weights(name)
-    with checkpoint.writing(path):
+    remedy = "make room on the disk, or let it be written"
+    with checkpoint.writing(path, remedy):
         path.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_atomically(path, save(state, metadata))
+    checkpoint.write_atomically(path, save(state, metadata), remedy=remedy)
     return path
 
 
@@ -135,6 +143,5 @@ def read_weights(name: str) -> Trained:
         trained = Trained(settings, state, metadata["data"], int(metadata["step"]), images)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); put back the file of the repository.") from None
-    if "root" in settings["dataset"]:
-        settings["dataset"]["root"] = os.environ.get("HYPERNETS_DATA")
+    _where_the_data_is(settings)
     return trained

@@ -18,6 +18,7 @@ from typing import Any
 
 from hypernets import UserError
 from training.checkpoint import write_atomically
+from training.json_files import read_json
 
 STATE_FILE = "wandb.json"
 UNFINISHED = "wandb_unfinished"
@@ -33,10 +34,11 @@ class WandbLogger:
     def __init__(self, run_path: Path, rows: list[dict[str, float]], mode: str, **about: Any) -> None:
         self._wandb = check_and_import(run_path, mode)
         self._path = run_path.absolute()
-        # `last_steps` has the last step of each finished fragment, `pictures` the step and the name of each file.
+        # `last_steps` has the last step of each finished fragment, `pictures` the step and the name of each file, and
+        # `last_step`, which is added at the end, is that of all that was logged.
         self._state = {"id": secrets.token_hex(5), "online": False, "last_steps": {}, "pictures": {}}
         if (self._path / STATE_FILE).exists():
-            self._state = json.loads((self._path / STATE_FILE).read_text())
+            self._state = read_state(self._path)
         self._remove_unsynced_fragments()
         directory = self._path if mode == "online" else self._path / UNFINISHED
         directory.mkdir(exist_ok=True)
@@ -95,9 +97,11 @@ class WandbLogger:
         fragment = Path(self._run.dir).parent
         self._run.finish(exit_code=exit_code)
         self._wandb.teardown()  # the run's own finish may return before the file has its last bytes
+        self._state["last_step"] = self._last_step
         if not self._state["online"]:
             self._state["last_steps"][fragment.name] = self._last_step
-            self._write_state()
+        self._write_state()
+        if not self._state["online"]:
             (self._path / "wandb").mkdir(exist_ok=True)
             fragment.rename(self._path / "wandb" / fragment.name)
             shutil.rmtree(self._path / UNFINISHED)
@@ -119,6 +123,11 @@ class WandbLogger:
         write_atomically(self._path / STATE_FILE, json.dumps(self._state).encode())
 
 
+def read_state(run_path: Path) -> dict[str, Any]:
+    """What the last logger of the run has noted."""
+    return read_json(run_path / STATE_FILE, {"id": str, "online": bool, "last_steps": dict, "pictures": dict})
+
+
 def check_and_import(run_path: Path, mode: str) -> Any:
     """Return wandb, made quiet and never to prompt; write nothing.
 
@@ -126,7 +135,7 @@ def check_and_import(run_path: Path, mode: str) -> Any:
         UserError: the run was logged online and is to go on offline, or there are no credentials to log online.
     """
     state = run_path / STATE_FILE
-    if mode == "offline" and state.exists() and json.loads(state.read_text())["online"]:
+    if mode == "offline" and state.exists() and read_state(run_path)["online"]:
         raise UserError(f"{run_path} was logged online; resume with logger.mode=online, or with logger=none.")
     os.environ["WANDB_MODE"] = mode  # parts of wandb read only this
     os.environ.pop("WANDB_SERVICE", None)  # a parent's wandb process would outlive a kill of this one

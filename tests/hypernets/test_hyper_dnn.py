@@ -121,7 +121,7 @@ def test_in_distributed_data_parallel(tmp_path):
         torch.distributed.destroy_process_group()
 
 
-def test_saved_loaded_and_exported():
+def test_saved_and_loaded_also_into_a_plain_network():
     network, (images, _) = make_network(), make_batch()
     network(images)  # so that the statistics of batch norm are not those of the start
     other = make_network()
@@ -195,14 +195,30 @@ def test_a_hypernetwork_of_ones_own():
     torch.testing.assert_close(network(x, condition=condition), network.forward_with(network.weights(condition), x))
 
 
-@pytest.mark.parametrize("change", [lambda w: w.clear(), lambda w: w.update({"2.bias": torch.zeros(1, 1)})])
+@pytest.mark.parametrize(
+    "change",
+    [lambda w: w.clear(), lambda w: w.update({"2.bias": torch.zeros(1, 1)}), lambda w: w.update({"2.bias": [0.0]})],
+)
 def test_generated_weights_of_other_names_or_shapes_are_refused(change):
     """functional_call would take a shape that broadcasts without a word."""
     network = HyperDNN(make_mlp(), FromOneEmbedding)
     weights = network.weights()
     change(weights)
-    with pytest.raises((KeyError, ValueError), match=r"0\.weight|2\.bias.*\[1, 1\]"):
+    with pytest.raises(UserError, match=r"unknown: .*0\.weight|2\.bias.*\[1, 1\]|2\.bias was generated as a list"):
         network.forward_with(weights, torch.randn(16, 3))
+
+
+def test_describe():
+    described = HyperDNN(resnet18(num_classes=10), StaticHypernetwork, tileable_kernels(3)).describe()
+    assert "component-wise: 4,768 kernels of 16x16x3x3, 1 head" in described
+    assert described.splitlines()[-1].endswith(
+        "conv1.weight, bn1.weight, bn1.bias, layer1.0.bn1.weight, and 42 other tensors"
+    )
+    assert HyperDNN(make_mlp(), FromOneEmbedding).describe().splitlines() == [
+        "generated       21 weights in 4 tensors",
+        "trained         131 parameters of the hypernetwork, 0 of the main network",
+        "stays learned   nothing",
+    ]
 
 
 def test_a_refusal_leaves_the_main_network_whole():

@@ -133,6 +133,15 @@ def test_first_files_of_the_web_ui_are_read():
     torch.testing.assert_close(styled.networks["8"]["value"](x, 1.0), expected)
 
 
+@pytest.mark.parametrize(("said", "last"), [({}, nn.ReLU), ({"activate_output": False}, nn.Linear)])
+def test_files_that_do_not_say_so_activate_the_output(said, last):
+    sizes = {"linear.0": (2 * WIDTH, WIDTH), "linear.2": (WIDTH, 2 * WIDTH)}
+    state = {f"{name}.weight": torch.randn(*size) for name, size in sizes.items()}
+    state |= {f"{name}.bias": torch.randn(size[0]) for name, size in sizes.items()}
+    styled = KeyValueNetworks.from_web_ui(unet(), {WIDTH: (state, state), "activation_func": "relu"} | said)
+    assert isinstance(styled.networks[f"{WIDTH}"]["key"].linear[-1], last)
+
+
 OF_FILE = {WIDTH: ({}, {}), "use_dropout": True}
 
 

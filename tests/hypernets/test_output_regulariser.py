@@ -18,10 +18,11 @@ class LinearHypernetwork(nn.Module):
         super().__init__()
         self.condition_size = condition_size
         self.shapes = {name: parameter.shape for name, parameter in parameters.items()}
+        self.dropout = nn.Identity()
         self.matrix = nn.Parameter(torch.randn(condition_size, sum(shape.numel() for shape in self.shapes.values())))
 
     def forward(self, condition):
-        parts = (condition @ self.matrix).split([shape.numel() for shape in self.shapes.values()], dim=-1)
+        parts = self.dropout(condition @ self.matrix).split([shape.numel() for shape in self.shapes.values()], dim=-1)
         named = zip(self.shapes.items(), parts, strict=True)
         return {name: part.unflatten(-1, shape) for (name, shape), part in named}
 
@@ -57,11 +58,13 @@ def test_value_and_gradient_are_those_of_the_equation():
 
 def test_remembering_leaves_all_modes_as_they_are():
     network = HyperDNN(nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2)), LinearHypernetwork)
-    network.hypernetwork.dropout = nn.Dropout().eval()
+    network.hypernetwork.dropout = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
     network.main_network[1].eval()  # frozen
-    OutputRegulariser(network).remember(network, [torch.randn(3)])
+    regulariser, condition = OutputRegulariser(network), torch.randn(3)
+    regulariser.remember(network, [condition])
+    torch.testing.assert_close(regulariser.remembered[0], condition @ network.hypernetwork.matrix)  # without dropout
     assert network.training and network.hypernetwork.training and not network.main_network[1].training
-    assert not network.hypernetwork.dropout.training
+    assert [dropout.training for dropout in network.hypernetwork.dropout] == [True, False]
 
 
 @pytest.mark.parametrize(("dtype", "kept"), [(torch.bfloat16, torch.float32), (torch.float64, torch.float64)])

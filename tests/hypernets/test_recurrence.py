@@ -107,7 +107,7 @@ def random_state(layer, batch_size):
 @pytest.mark.parametrize("step", ["as_it_is", "automatic", "compiled"])
 @pytest.mark.parametrize("kind", LAYERS)
 def test_forward_and_all_gradients(kind, step, no_compiler, monkeypatch):
-    options = {"recurrent_dropout": 0.3} if "rnn" not in kind else {}
+    options = {"recurrent_dropout": 0.3, "forget_bias": -0.5} if "rnn" not in kind else {}
     if kind == "layer_norm_hyperlstm":
         options["hyper_recurrent_dropout"] = 0.2
     reference, fast = make_pair(kind, num_layers=2, **options)
@@ -203,8 +203,11 @@ def test_without_a_compiler_it_says_so_once_and_works(no_compiler):
     assert_agree([output], [reference(input)[0]])
 
 
-def test_a_carried_state_and_other_batch_sizes():
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_carried_state_and_other_batch_sizes(compiled, no_compiler):
     reference, fast = make_pair("layer_norm_hyperlstm")
+    if compiled:
+        fast.compile()
     for batch_size in (2, 4, 2):
         input = torch.randn(6, batch_size, 5, dtype=torch.float64)
         first, state = fast(input[:2])

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch.func import functional_call
 
 from hypernets import UserError
+from hypernets.recurrent.dynamic import INITIAL_ROW_SCALE
 from hypernets.recurrent.hyperlstm import HyperLSTM, HyperLSTMCell, HyperLSTMState
-from hypernets.recurrent.hyperrnn import HyperRNN, HyperRNNState
+from hypernets.recurrent.hyperrnn import FORMS, HyperRNN, HyperRNNState
 from hypernets.recurrent.layer import detach_state
 from hypernets.recurrent.lstm import LSTM, LSTMCell, LSTMState
 
@@ -258,6 +259,17 @@ def test_weights_start_orthogonal_for_each_gate(cell):
             torch.testing.assert_close(product, torch.eye(len(product)), rtol=0, atol=1e-5)
 
 
+def test_weights_of_a_hyperrnn_start_orthogonal():
+    row_scaled, full = (HyperRNN(5, 7, hyper_size=6, embedding_size=3, form=form).cells[0] for form in FORMS)
+    matrices = [row_scaled.weights.weight_h, row_scaled.weights.weight_x]
+    matrices += [matrix for cell in (row_scaled, full) for matrix in (cell.hyper_weight_x, cell.hyper_weight_h)]
+    for generator in (full.weights.weight_hz, full.weights.weight_xz):
+        matrices += (generator / (INITIAL_ROW_SCALE / 3**0.5)).unbind(-1)
+    for matrix in matrices:
+        product = matrix @ matrix.t() if matrix.shape[0] <= matrix.shape[1] else matrix.t() @ matrix
+        torch.testing.assert_close(product, torch.eye(len(product)), rtol=0, atol=1e-5)
+
+
 def test_full_hyperrnn_starts_with_weights_of_the_size_of_the_row_scaled():
     sizes = []
     for form in ("full", "row_scaled"):
@@ -274,7 +286,8 @@ def test_full_hyperrnn_starts_with_weights_of_the_size_of_the_row_scaled():
 @every_lstm
 def test_one_step_is_equation_13(kind):
     """Forget bias after layer norm, c itself carried, dropout on tanh(g) and on nothing else."""
-    cell = make_layer(kind).cells[0]
+    cell = make_layer(kind, forget_bias=-0.5).cells[0]
+    assert not isinstance(cell, HyperLSTMCell) or cell.hyper_cell.forget_bias == -0.5
     gates, c = (torch.randn(2, *sizes, dtype=torch.float64) for sizes in ((4, 4), (4,)))
     for mask in (None, torch.tensor([[0.0, 2.0, 0.0, 2.0], [0.0, 0.0, 0.0, 0.0]], dtype=torch.float64)):
         state = cell.update(gates, c, mask)
@@ -287,11 +300,11 @@ def test_one_step_is_equation_13(kind):
             gammas, betas = cell.gate_gamma.view(4, 4), cell.gate_beta.view(4, 4)
             i, g, f, o = (normalise(gate) * gammas[k] + betas[k] for k, gate in enumerate((i, g, f, o)))
         new = g.tanh() if mask is None else g.tanh() * mask
-        new_c = (f + 1).sigmoid() * c + i.sigmoid() * new
+        new_c = (f - 0.5).sigmoid() * c + i.sigmoid() * new
         read_c = normalise(new_c) * cell.cell_gamma + cell.cell_beta if cell.layer_norm else new_c
         assert_same(state.c, new_c)
         assert_same(state.h, o.sigmoid() * read_c.tanh())
-    assert_same(state.c[1], ((f + 1).sigmoid() * c)[1])  # all dropped, nothing forgotten
+    assert_same(state.c[1], ((f - 0.5).sigmoid() * c)[1])  # all dropped, nothing forgotten
 
 
 @every_lstm

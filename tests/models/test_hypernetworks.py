@@ -76,3 +76,13 @@ def test_codes_of_three_entries_tell_examples_apart(encoder):
     codes = encoder(2, 3)(torch.randn(50, 1, 2))
     assert len(codes.round(decimals=2).unique(dim=0)) > 25  # of two entries there would be two codes
     torch.testing.assert_close(codes.square().mean(dim=-1), torch.ones(50), rtol=0.02, atol=0)
+
+
+def test_the_code_of_a_set_is_that_of_all_its_points_in_any_order():
+    torch.manual_seed(0)
+    encoder, points = MeanEncoder(2, 3), torch.randn(4, 5, 2)
+    torch.testing.assert_close(encoder(points), encoder(points.flip(1)))
+    for index in range(5):
+        moved = points.clone()
+        moved[:, index] += 1
+        assert not torch.allclose(encoder(points), encoder(moved))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from models.mlp import MLP
 from training.run import read_result
@@ -31,6 +32,25 @@ def test_held_out_sizes_are_never_trained():
     for _ in range(50):
         task((torch.randn(2, 12), torch.tensor([0, 1])), None)
     assert drawn == set(sizes["trained"])
+
+
+def test_errors_are_those_of_each_network():
+    torch.manual_seed(0)
+    largest, sizes = MLP(12, [8, 8], 4), {"trained": [(1, 4), (2, 8)], "held_out": [(2, 4)]}
+    task = AnyArchitecture(Slices(largest), lambda size: MLP(12, [size[1]] * size[0], 4), sizes)
+    batches = [(torch.randn(50, 12), torch.randint(4, (50,))), (torch.randn(20, 12), torch.randint(4, (20,)))]
+    values, losses = task.evaluate(batches), []
+    images, labels = (torch.cat(each) for each in zip(*batches, strict=True))
+    for depth, width in (*sizes["trained"], *sizes["held_out"]):
+        small = MLP(12, [width] * depth, 4)
+        small.load_state_dict(Slices(largest).weights(None, small))
+        logits = small(images)
+        losses.append(F.cross_entropy(logits, labels).item())
+        wrong = 100 * (logits.argmax(dim=1) != labels).float().mean().item()
+        assert values[f"error_{depth}x{width}"] == pytest.approx(wrong)
+    assert values["loss"] == pytest.approx(sum(losses[:2]) / 2)
+    assert values["error"] == pytest.approx((values["error_1x4"] + values["error_2x8"]) / 2)
+    assert values["error_held_out"] == values["error_2x4"]
 
 
 def test_slices_are_corners_of_the_largest():

@@ -72,6 +72,21 @@ class Knowing(nn.Module):
         return (noisy - signal * self.image) / strength
 
 
+class Silent(nn.Module):
+    """Predicts no noise."""
+
+    def forward(self, noisy, time, labels):
+        return torch.zeros_like(noisy)
+
+
+def test_the_loss_is_the_error_of_the_noise():
+    image = torch.rand(1, 28, 28)
+    batch = image.expand(64, 1, 28, 28), torch.zeros(64, dtype=torch.long)
+    torch.manual_seed(0)
+    assert StyledDiffusion(Knowing(image), None)(batch, None)[0] < 1e-6
+    assert StyledDiffusion(Silent(), None)(batch, None)[0].item() == pytest.approx(1, rel=0.02)  # its variance
+
+
 def test_sampling_ends_at_the_image_that_the_noise_hides():
     image = torch.rand(1, 28, 28)
     task = StyledDiffusion(Knowing(image), None)

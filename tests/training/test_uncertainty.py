@@ -76,7 +76,7 @@ def test_cubic(launcher, hypernet):
     assert rows[-1]["validation/nll"] < rows[0]["validation/nll"]
     test = read_result(launcher.only_run())["test"]
     assert test["spread_outside"] > test["spread_inside"] > 0 and 0 < test["coverage"] <= 100
-    assert test["nll"] >= math.log(3)
+    assert test["nll"] >= math.log(NOISE) + 0.5 * math.log(2 * math.pi)
     assert {"nll_mean_condition", "weight_spread"} <= test.keys() or hypernet[0] != "hypernet=once"
 
 
@@ -99,6 +99,11 @@ def test_posterior_term_is_divided_by_the_data_and_coverage_is_of_two_deviations
     y = 2 + deviation * torch.tensor([1.9, -1.9, 2.1, -1.1])[:, None]
     values = UncertainRegression(Fixed(), 2, 0.0, points=4).evaluate([(torch.zeros(4, 1), y)])
     assert values["coverage"] == 75 and values["spread_inside"] == pytest.approx(2)
+    means = torch.tensor([0.0, 4.0]).expand(4, 1, 2)
+    mixture = torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(torch.ones(2)), torch.distributions.Normal(means, NOISE)
+    )
+    assert values["nll"] == pytest.approx(-mixture.log_prob(y).mean().item(), abs=1e-5)
 
 
 def test_one_sample_has_no_variance(launcher, assert_one_line):

@@ -7,7 +7,7 @@ import pytest
 
 from hypernets import UserError
 from scripts.records_to_wandb import to_wandb
-from training.logger import check_logger
+from training.logger import check_access, check_logger
 
 
 @pytest.mark.parametrize(
@@ -16,11 +16,19 @@ from training.logger import check_logger
         ({"kind": "tensorboard"}, "none or wandb"),
         ({"kind": "wandb", "mode": "cloud"}, "offline or online"),
         ({"kind": "wandb", "mode": "offline", "projet": "mine"}, "logger.projet"),
+        ({"kind": "none", "project": "mine"}, "logger.project"),
     ],
 )
 def test_refusals(logger, message):
     with pytest.raises(UserError, match=message):
         check_logger({"logger": logger})
+
+
+@pytest.mark.parametrize("content", ["{}", '{"id": "a'])
+def test_damaged_notes_are_refused(tmp_path, content):
+    (tmp_path / "wandb.json").write_text(content)
+    with pytest.raises(UserError, match=f"{tmp_path}/wandb.json is (damaged|not whole)"):
+        check_access({"logger": {"kind": "wandb", "mode": "offline"}}, tmp_path)
 
 
 @pytest.mark.parametrize("change", [{"name": "../elsewhere"}, {"curve": [{}]}, {"settings": None}])

@@ -231,6 +231,14 @@ def test_a_run_of_train_py_arrives(server, tmp_path, launcher):
     assert_rows(again, rows_of(run))
     assert again["summary"]["test_error"] == result["test_error"]
 
+    for change in (["steps=6", "logger=none"], ["logger=wandb_offline"]):  # the second logs what the first did not
+        done = run_program([sys.executable, str(ROOT / "train.py"), "-r", "runs/one", *change], tmp_path)
+        assert done.returncode == 0, done.stderr
+    sync(server, tmp_path)
+    assert_rows(again, rows_of(run))
+    assert again["rows"][-1]["step"] == 6
+    assert again["summary"]["test_error"] == json.loads((run / "result.json").read_text())["test_error"]
+
 
 def test_a_run_that_wandb_refuses_leaves_nothing_behind(tmp_path, launcher):
     sizes = ["main_net.depth=10", f"dataset.path={launcher.images}", "dataset.batch_size=16", "device=cpu"]

@@ -47,7 +47,10 @@ class FewShotRegression(nn.Module):
     def evaluate(
         self, batches: Iterable[SinusoidBatch], total: Callable[[Tensor], Tensor] = lambda sums: sums
     ) -> dict[str, float]:
-        """Return the error, also with shuffled or mean conditions, and that of the nearest function that is trained."""
+        """Return the error, and that of the nearest function that is trained; means over all batches.
+
+        The errors with shuffled and with mean conditions are those of the first batch.
+        """
         was_training = self.training
         self.eval()
         values: dict[str, list[float]] = {}
