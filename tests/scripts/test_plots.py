@@ -1,5 +1,6 @@
 """Pictures of runs: kernels (Figures 2, 12, 13), cell states (Figure 5) and curves (Figure 6)."""
 
+import json
 import shutil
 
 import matplotlib.pyplot as plt
@@ -55,8 +56,10 @@ def test_curves_of_two_runs(call_script, text_runs, tmp_path):
 
 def test_curves_show_the_metric_of_the_task(finished, tmp_path):
     run = shutil.copytree(finished, tmp_path / "run")
-    (run / "metrics.jsonl").write_text('{"step": 1, "validation/auroc": 90, "validation/error": 2}\n')
+    row = {"step": 1, "examples": 9, "validation/auroc": 90, "validation/error": 2}
+    (run / "metrics.jsonl").write_text(f"{json.dumps(row)}\n")
     assert curve(run, "step", None) == ([1], [2], "validation/error")
+    assert curve(run, "examples", "validation/auroc") == ([9], [90], "validation/auroc")
 
 
 def test_seeds_of_a_row_share_a_colour_and_a_line_of_the_legend():
