@@ -1,7 +1,10 @@
 """The benchmarks: what they count, and how figures become tables."""
 
+from collections import deque
+
 import torch
 
+from benchmarks import report, timing
 from benchmarks.recurrent import STEPS, memory_of_forms
 
 
@@ -27,3 +30,34 @@ def test_memory_of_both_forms_of_a_hyperrnn():
     assert row_scaled["parameters"] < full["parameters"] / 3
     states = STEPS * 32 * 1000 * 4 / 1e6  # h at every step
     assert full["kept"] > 4 * states and states < row_scaled["kept"] < full["kept"] / 2
+
+
+def test_contenders_take_turns(monkeypatch):
+    clock, turns = [0.0], []
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+
+    def contender(name, *seconds):
+        remaining = deque([9.0] * timing.WARM_UP + list(seconds))
+
+        def work():
+            turns.append(name)
+            clock[0] += remaining.popleft()
+
+        return work
+
+    contenders = {"first": contender("first", 1, 2, 4), "second": contender("second", 3, 2, 2)}
+    measured = timing.alternate(contenders, 3, torch.device("cpu"))
+    assert turns == ["first", "second"] * (timing.WARM_UP + 3)
+    assert measured == {"first": {"seconds": 2, "ratio": 1}, "second": {"seconds": 2, "ratio": 1}}  # of 3, 1 and 1/2
+
+
+def test_table_of_the_recurrent_layers():
+    base, other = {"seconds": 0.5, "ratio": 1.0}, {"seconds": 0.7, "ratio": 1.4}
+    cases = {
+        "narrow": {"float32": {"LSTM": base, "ours": base, "products": other}, "bf16": {"LSTM": other, "ours": other}}
+    }
+    assert report.against_built_in(cases)[2:-1] == [
+        "| narrow | LSTM | 0.500 s | 0.700 s |",
+        "| narrow | ours | 1.00 | 1.40 |",
+        "| narrow | products | 1.40 |  |",
+    ]
