@@ -109,6 +109,14 @@ def test_a_style_is_learned_in_front_of_a_frozen_model(launcher, assert_one_line
             assert 0 <= result["test"]["misread_samples_frozen"] <= 100
             saved = torch.load(launcher.runs / hypernet / "best.pt", weights_only=True)["network"]
             assert all(torch.equal(saved[f"frozen_model.{name}"], value) for name, value in base.items())
+        if hypernet == "low_rank":
+            matrices = [name for name, value in base.items() if name.startswith("blocks.") and value.dim() == 2]
+            assert result["parameters"] == 8 * sum(sum(base[name].shape) for name in matrices)
+            saved = torch.load(launcher.runs / hypernet / "best.pt", weights_only=True)["network"]
+            for name, value in base.items():
+                path, _, last = name.rpartition(".")
+                kept = f"{path}.parametrizations.{last}.original" if name in matrices else name
+                assert torch.equal(saved[kept], value)
     facts = [
         json.loads((launcher.runs / run / "run.json").read_text())["data"] for run in ("key_value", "none", "base")
     ]
