@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._dynamo.utils import counters
 from torchvision.models import resnet18
 
 from hypernets import HyperDNN, StaticHypernetwork, UserError, tileable_kernels
@@ -107,7 +108,9 @@ def test_compiled_network_trains_as_it_does_uncompiled(launcher, tmp_path):
     budget = ["dataset.batch_size=9", "steps=3", "validate_every=2", "log_every=1", "logger=none", "device=cpu"]
     for compiled in ("false", "true"):
         place = [f"dataset.path={tmp_path}/grey.npz", f"runs={launcher.runs}", f"run=compile-{compiled}"]
+        counters.clear()
         launcher.succeed(*network, *budget, *place, f"compile={compiled}")
+        assert (counters["stats"]["unique_graphs"] > 0) == (compiled == "true")
     for row, compiled in zip(
         *(read_rows(launcher.runs / f"compile-{each}") for each in ("false", "true")), strict=True
     ):
