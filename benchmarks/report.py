@@ -45,10 +45,10 @@ HyperLSTM multiplies with 1.16 times as many weights as an LSTM of 1000 units, 1
 times as many as one of 256. Besides, the products of the hyper cell's own state, of the embeddings and of the row
 scales are small, and small products are slower for their size than large ones.
 
-What is left, 0.2 to 0.3 of the time of an LSTM at 1000 units, is elementwise work and the calls of a time step. We
+What is left, 0.1 to 0.4 of the time of an LSTM at 1000 units, is elementwise work and the calls of a time step. We
 tried three changes to the compiled step, and none made it faster: blocks of half or twice as many time steps, blocks of
 equal length, and a derivative written by hand. Uncompiled, each operation is a separate call, so the smaller the
-tensors are, the larger the share of overhead. The same ratio differs by up to a tenth from run to run.
+tensors are, the larger the share of overhead. The ratios differ a little from run to run.
 """
 
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from data.build import build_translation
-from data.translation import BEGIN, END, IGNORED, PADDING, EvaluationPairs, Subwords, TrainingPairs, make_batch
+from data.text import IGNORED
+from data.translation import BEGIN, END, PADDING, EvaluationPairs, Subwords, TrainingPairs, make_batch
 from data.translation_sources import wmt14
 from hypernets import UserError
 from models import encoder_decoder

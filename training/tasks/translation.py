@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.build import build_translation
-from data.translation import IGNORED, PADDING, Batch, EvaluationBatch, Subwords, TranslationSplits, padded
+from data.text import IGNORED
+from data.translation import PADDING, Batch, EvaluationBatch, Subwords, TranslationSplits, padded
 from data.translation_sources import Pairs
 from hypernets import UserError
 from hypernets.errors import require_number, without
