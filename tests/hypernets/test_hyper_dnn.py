@@ -342,6 +342,10 @@ def test_tileable_kernels(filter_size, chosen):
     network = nn.Sequential(*(nn.Conv2d(*size) for size in sizes), nn.Linear(16, 16))
     choose = tileable_kernels(filter_size)
     assert [name for name, p in network.named_parameters() if choose(name, p)] == [f"{n}.weight" for n in chosen]
+    of_sixteen_to_eight = tileable_kernels(3, basic_channels=(16, 8))  # N_in, N_out
+    assert of_sixteen_to_eight("", nn.Conv2d(16, 24, 3).weight) and not of_sixteen_to_eight(
+        "", nn.Conv2d(24, 16, 3).weight
+    )
     for wrong in ({"basic_channels": (0, 16)}, {"filter_size": 3.0}, {"filter_size": (3,)}):
         with pytest.raises(UserError, match=next(iter(wrong))):
             tileable_kernels(**wrong)
