@@ -2,7 +2,7 @@
 
     python -m benchmarks --quick             # a few ratios, in about a minute; writes nothing
     python -m benchmarks [--rounds 9]        # everything, in an hour or so; writes results/performance.json
-    python -m benchmarks --only recurrent    # or images, or counts: the others keep their figures
+    python -m benchmarks --only recurrent    # or first_step, images, counts: the others keep their figures
 
 `python -m scripts.make_pages` then makes results/performance.md.
 """
@@ -19,6 +19,7 @@ from training.distributed import start_processes
 RECORD = Path(__file__).resolve().parent.parent / "results" / "performance.json"
 PARTS = {
     "recurrent": recurrent.measure,
+    "first_step": lambda rounds, device: {"first_call": recurrent.first_calls(device)},
     "images": images.measure,
     "counts": lambda rounds, device: {
         "operations_per_image": images.operations((1, 2), device),
@@ -27,6 +28,7 @@ PARTS = {
 }
 QUICK = {
     "recurrent": lambda device: recurrent.against_built_in("256 units, batch of 32", 3, device),
+    "first_step": recurrent.first_calls,
     "images": lambda device: images.hyper_against_plain(1, images.sample_batches(device), 3, device),
     "counts": lambda device: images.operations((1,), device),
 }

@@ -15,6 +15,7 @@ Wide ResNets have batches of 128.
 """
 PARTS = {
     "recurrent": "Recurrent layers",
+    "first_step": "The first step of a recurrent layer",
     "images": "Wide ResNets",
     "counts": "Operations and memory, counted",
 }
