@@ -21,8 +21,9 @@ PARTS = {
 }
 CAPTIONS = {
     "first_call": "Seconds until the end of the first training step in a new process, those of `compile()` included; "
-    "1000 units and a batch of 32. Where the cache has the compiled code already, the time goes into importing "
-    "PyTorch's compiler, tracing the step and its derivative, and loading their code:",
+    "1000 units and a batch of 32. An empty cache lacks PyTorch's C++ headers, too, which are compiled only once. "
+    "Where the cache has all compiled code already, the time goes into importing PyTorch's compiler, tracing the step "
+    "and its derivative, and loading their code:",
     "wide_resnets": "Plain and hyper, side by side:",
     "operations_per_image": "Floating-point operations per image of a training step, forward and backward:",
     "hyperrnn_forms": "A HyperRNN of 1000 units that generates its weights (Eq. 5-6), and one that scales the rows of "
