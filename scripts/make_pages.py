@@ -65,13 +65,14 @@ def bleu(runs: Sequence[Record]) -> str:
 
 
 def what_ran(record: Record) -> str:
-    """The main network of a run, and its data where that is not the paper's."""
-    main_net, dataset = (record["settings"][group]["name"] for group in ("main_net", "dataset"))
-    return main_net if dataset == TABLES[record["table"]].dataset else f"{main_net} on {dataset}"
+    """The main network of a run, its hypernetwork if it has one, and its data where that is not the paper's."""
+    main_net, hypernet, dataset = (record["settings"][group]["name"] for group in ("main_net", "hypernet", "dataset"))
+    networks = main_net if hypernet == "none" else f"{main_net}, {hypernet}"
+    return networks if dataset == TABLES[record["table"]].dataset else f"{networks} on {dataset}"
 
 
 def our_run(row: Row, runs: Sequence[Record]) -> str:
-    """How a row was run: the network, for how long, with which peak rate, and how often."""
+    """How a row was run: the networks, for how long, with which peak rate, and how often."""
     first = runs[0]
     epochs = f"{first['epochs']:.1f}".removesuffix(".0")
     if row.steps:
@@ -118,12 +119,12 @@ def tuning_lines(table: str, tried: Sequence[Record]) -> list[str]:
 
     def order(record: Record) -> tuple:
         batch_size = record["settings"]["dataset"]["batch_size"]
-        return what_ran(record), record["settings"]["hypernet"]["name"], batch_size, record["steps"], peak_rate(record)
+        return what_ran(record), batch_size, record["steps"], peak_rate(record)
 
     rows = []
     for record in sorted((record for record in tried if record["table"] == table), key=order):
-        main_net, hypernet, batch_size, steps, peak = order(record)
-        network = f"[{main_net}, {hypernet}](tuning/{record['name']}.json)"
+        networks, batch_size, steps, peak = order(record)
+        network = f"[{networks}](tuning/{record['name']}.json)"
         rows.append([network, f"{batch_size}", f"{steps:,}", f"{peak:g}", figure([record], "validation")])
     head = ["network", "batch", "steps", "peak rate", "validation"]
     return ["## Peak rates tried", "", *markdown_table(head, rows), ""] if rows else []
