@@ -28,7 +28,6 @@ PARTS = {
 }
 QUICK = {
     "recurrent": lambda device: recurrent.against_built_in("256 units, batch of 32", 3, device),
-    "first_step": recurrent.first_calls,
     "images": lambda device: images.hyper_against_plain(1, images.sample_batches(device), 3, device),
     "counts": lambda device: images.operations((1,), device),
 }
@@ -43,8 +42,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.rounds < 1:
         parser.error(f"--rounds is {arguments.rounds}; it must be at least 1")
+    parts = QUICK if arguments.quick else PARTS
+    if arguments.only and arguments.only not in parts:
+        parser.error(f"--quick has no {arguments.only}; measure it without --quick, or choose from {', '.join(parts)}")
     device = start_processes("auto").device
-    for part in [arguments.only] if arguments.only else PARTS:
+    for part in [arguments.only] if arguments.only else parts:
         if arguments.quick:
             print("\n".join([part, *report.table(QUICK[part](device))]), flush=True)
             continue
