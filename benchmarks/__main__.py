@@ -19,7 +19,7 @@ from training.distributed import start_processes
 RECORD = Path(__file__).resolve().parent.parent / "results" / "performance.json"
 PARTS = {
     "recurrent": recurrent.measure,
-    "first_step": lambda rounds, device: {"first_call": recurrent.first_calls(device)},
+    "first_step": lambda rounds, device: {"first_step": recurrent.first_steps(device)},
     "images": images.measure,
     "counts": lambda rounds, device: {
         "operations_per_image": images.operations((1, 2), device),

@@ -38,7 +38,7 @@ CASES = {
     "256 units, batch of 32": (256, 1, 32),
 }
 # Prints the seconds of a training step in a new process: of torch.nn.LSTM's first, then of the layer's first.
-FIRST_CALL = """
+FIRST_STEP = """
 import time, torch
 from hypernets import HyperLSTM
 for layer in torch.nn.LSTM(50, 1000).to("{device}"), HyperLSTM(50, 1000).to("{device}"):
@@ -191,14 +191,14 @@ def memory_of_forms(device: torch.device) -> dict[str, dict[str, float]]:
     return counted
 
 
-def first_calls(device: torch.device) -> dict[str, Any]:
+def first_steps(device: torch.device) -> dict[str, Any]:
     """Seconds to compile and take the first training step in a new process, and those of torch.nn.LSTM's first."""
     measured = {}
     with tempfile.TemporaryDirectory() as cache:
         # PyTorch keeps what it has compiled in the first, but the C++ headers that it has compiled in the second.
         environment = {"TORCHINDUCTOR_CACHE_DIR": cache, "TMPDIR": cache}
         for name in "as it is", "compiled, with an empty cache", "compiled, in the next process":
-            program = FIRST_CALL.format(compiled=name.startswith("compiled"), device=device)
+            program = FIRST_STEP.format(compiled=name.startswith("compiled"), device=device)
             built_in, ours = map(float, _printed(program, environment).split())
             measured[name] = {BUILT_IN: built_in, "Layer Norm HyperLSTM": ours}
     return measured

@@ -20,9 +20,9 @@ PARTS = {
     "counts": "Operations and memory, counted",
 }
 CAPTIONS = {
-    "first_call": "Seconds until the end of the first training step in a new process, those of `compile()` included; "
-    "1000 units and a batch of 32. An empty cache lacks PyTorch's C++ headers, too, which are compiled only once. "
-    "Where the cache has all compiled code already, the time goes into importing PyTorch's compiler, tracing the step "
+    "first_step": "Seconds until the end of the first training step in a new process, those of `compile()` included; "
+    "1000 units and a batch of 32. With an empty cache, PyTorch also compiles its C++ headers, which it keeps. "
+    "In the next process, the time goes into importing PyTorch's compiler, tracing the step "
     "and its derivative, and loading their code:",
     "wide_resnets": "Plain and hyper, side by side:",
     "operations_per_image": "Floating-point operations per image of a training step, forward and backward:",

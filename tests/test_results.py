@@ -47,6 +47,12 @@ def test_pages_are_what_the_records_say():
     write(PROJECT, check=True)
 
 
+def test_a_run_is_shown_with_its_hypernetwork():
+    plain, hyper = (lines_of(PROJECT, "table2", network) for network in ("WRN-40-1", "Hyper WRN-40-1"))
+    assert plain and not any("static" in line for line in plain)
+    assert hyper and all("| wrn_40_1, static, " in line for line in hyper)
+
+
 def test_edited_pages_and_records_are_noticed(copy):
     page = copy / "results" / "table2.md"
     page.write_text(page.read_text().replace("562,762", "562,761"))

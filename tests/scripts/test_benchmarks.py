@@ -23,6 +23,11 @@ def test_operations_of_a_training_step(launcher):
     assert 1 < hyper / plain < 1.01
 
 
+def test_the_quick_benchmark_has_no_first_step(launcher):
+    done = launcher.call("--quick", "--only", "first_step", program="benchmarks/__main__.py")
+    assert done.returncode == 2 and "choose from recurrent, images, counts" in done.stderr
+
+
 def test_memory_of_both_forms_of_a_hyperrnn():
     full, row_scaled = memory_of_forms(torch.device("cpu")).values()
     of_main_network = 4 * 1000 * (1000 + 50) * 4 / 1e6  # W_hz and W_xz for N_z = 4, in megabytes
