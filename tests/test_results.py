@@ -88,7 +88,7 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(copy, change):
     settings = record["settings"]
     changes = {
         "split_seed": {"settings": settings | {"dataset": settings["dataset"] | {"split_seed": 1}}},
-        "precision": {"precision": "float32"},  # what auto came to on another processor
+        "precision": {"settings": settings | {"precision": "float32"}},
         "rate": {"settings": settings | {"schedule": settings["schedule"] | {"peak": 0.1}}},
     }
     (runs / "other.json").write_text(json.dumps(record | {"name": "other"} | changes[change]))

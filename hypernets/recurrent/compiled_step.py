@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,12 +13,13 @@ from torch import Tensor, nn
 from torch._inductor import standalone_compile
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from hypernets.recurrent.kept_graphs import keep_graph, load_graph, path_of_graph
 from hypernets.recurrent.recurrence import Operands, Plan, Step, without_garbage_collection
 from hypernets.recurrent.step_operations import LARGEST_FUSED_SUM, REWRITTEN
 
 
 class CompiledStep(Step):
-    """What `Step` does, compiled for the shapes and layouts of the tensors, and kept as long as the cell."""
+    """What `Step` does, compiled for the shapes and layouts of the tensors; later processes find it on disk."""
 
     _compiled: WeakKeyDictionary[nn.Module, dict[Any, Callable]] = WeakKeyDictionary()
 
@@ -49,7 +51,8 @@ class CompiledStep(Step):
             known = self._compiled.setdefault(self.plan.cell, {})
             key = kind, self.plan.autocast, tuple(mask is None for mask in self.masks), layouts
             if key not in known:
-                known[key] = compile_graph(self._function(kind, [len(group) for group in groups]), tensors)
+                path = path_of_graph(self.plan.cell, tensors, key[:-1], OPTIONS)
+                known[key] = compile_graph(self._function(kind, [len(group) for group in groups]), tensors, path)
             self._functions[kind] = known[key]
         return self._functions[kind](*tensors)
 
@@ -80,20 +83,24 @@ OPTIONS = {
 
 
 @without_garbage_collection()
-def compile_graph(function: Callable, tensors: list[Tensor]) -> Callable:
-    """Trace a function for tensors of these shapes and layouts, and compile it.
+def compile_graph(function: Callable, tensors: list[Tensor], path: Path | None) -> Callable:
+    """Trace a function for tensors of these shapes and layouts, and compile it, or find it at `path`.
 
     If that fails, usually for lack of a compiler, a warning says so and the traced function is returned as it is.
     """
+    # On a CPU, the code that calls the kernels is C++, too, which has less overhead than Python. On a GPU, compiling it
+    # would need the headers of CUDA.
+    patches = OPTIONS | {"cpp_wrapper": tensors[0].device.type == "cpu"}
+    if (kept := load_graph(path, patches)) is not None:
+        return kept
     # Some are parts of the same tensor. They never overlap, so the compiler may take them for separate ones.
     tensors = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device) for t in tensors]
     trace = partial(make_fx, function, tracing_mode="fake", _allow_non_fake_inputs=True)  # buffers, as constants
     fused = trace(REWRITTEN)(*tensors)
-    # On a CPU, the code that calls the kernels is C++, too, which has less overhead than Python. On a GPU, compiling it
-    # would need the headers of CUDA.
-    patches = OPTIONS | {"cpp_wrapper": tensors[0].device.type == "cpu"}
     try:
-        return standalone_compile(fused, tensors, dynamic_shapes="from_graph", options={"config_patches": patches})
+        options = {"config_patches": patches}
+        is_kept = path is not None
+        graph = standalone_compile(fused, tensors, dynamic_shapes="from_graph", options=options, aot=is_kept)
     except RuntimeError as error:
         reason = str(error).strip().partition("\n")[0]
         warnings.warn(
@@ -101,6 +108,9 @@ def compile_graph(function: Callable, tensors: list[Tensor]) -> Callable:
             stacklevel=2,
         )
         return trace()(*tensors)
+    if is_kept:
+        keep_graph(path, graph)
+    return graph
 
 
 def with_gates(room: Tensor, sizes: Sequence[int]) -> Tensor:
