@@ -116,8 +116,8 @@ def record_run(run: Path, to: Path, note: str | None = None) -> Path:
 
 
 def key_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What two records of the same run share: the settings that count, and what `precision=auto` came to."""
-    return what_counts(record["settings"]) | {"precision": record["precision"]}
+    """What two records of the same run share: the settings that count. `precision=auto` may come to either type."""
+    return what_counts(record["settings"])
 
 
 def row_of(record: Mapping[str, Any]) -> str:
