@@ -85,7 +85,6 @@ class _Holder(nn.Module):
         return work()
 
 
-@torch._disable_dynamo  # the steps of a long sequence would be one huge graph
 def run_cell(
     cell: nn.Module, input: Tensor, state: tuple[Tensor, ...], step_type: type["Step"] | None = None
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -106,6 +105,8 @@ def run_cell(
     Returns:
         h at every time step, [T, B, H], and the state after the last one.
     """
+    if torch.compiler.is_dynamo_compiling():
+        return _run_cell_outside_of_graphs(cell, input, state, step_type)
     keep_memory_of_steps()
     _make_weights_anew(cell)
     operands = Operands(cell.input_weights(), cell.recurrent_weights(), cell.dropout_masks(input), state)
@@ -136,6 +137,11 @@ def run_cell(
         return step_by_step(cell, input, operands)
     output, *final_state = Recurrence.apply(plan, differentiable, input, *tensors)
     return output, cell.state_type(*final_state)
+
+
+# For `torch.compile`: the steps of a long sequence would be one huge graph. Not a decorator of `run_cell`, which would
+# import the compiler in every program's first call.
+_run_cell_outside_of_graphs = torch._disable_dynamo(run_cell)
 
 
 @functools.cache
