@@ -356,7 +356,9 @@ class MatrixGradient:
         """Add the gradient of a block, in which the matrix multiplied `vectors`, [at most block, B, columns]."""
         d_products = self.d_products[: len(vectors)].flatten(0, 1)
         vectors = vectors.flatten(0, 1).to(d_products.dtype)
-        if has_onednn(vectors) and vectors.dtype == torch.float32:
+        # Where there is AVX-512, oneDNN uses it, and MKL does not on AMD's processors. Elsewhere MKL is faster.
+        has_avx512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
+        if has_avx512 and has_onednn(vectors) and vectors.dtype == torch.float32:
             operands = d_products.to_mkldnn(), vectors.to_mkldnn(), self.total  # of the last, only the shape counts
             gradient, _ = torch.ops.aten.mkldnn_linear_backward_weights(*operands, False)
             self.total += gradient
