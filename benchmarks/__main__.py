@@ -4,6 +4,8 @@
     python -m benchmarks [--rounds 9]        # everything, in an hour or so; writes results/performance.json
     python -m benchmarks --only recurrent    # or first_step, images, counts: the others keep their figures
 
+Figures of other hardware are kept, too.
+
 `python -m scripts.make_pages` then makes results/performance.md.
 """
 
@@ -54,11 +56,11 @@ def main() -> None:
             "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
             "commit": provenance.commit(),
             "versions": provenance.versions(),
-            "hardware": provenance.hardware(device, 1),
             "rounds": arguments.rounds,
         }
+        figures = about | PARTS[part](arguments.rounds, device)
         record = json.loads(RECORD.read_text())
-        record[part] = about | PARTS[part](arguments.rounds, device)
+        record[part][provenance.hardware(device, 1)] = figures
         RECORD.write_text(json.dumps(record, indent=1) + "\n")
         print(f"{part}: done", flush=True)
 

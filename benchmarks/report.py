@@ -97,17 +97,19 @@ def _printed(value: float) -> str:
 def page(record: Mapping[str, Any], in_both_precisions: Sequence[Mapping[str, Any]]) -> str:
     """The whole page, from performance.json and the records of two runs that differ only in precision."""
     lines = [INTRODUCTION]
-    if not any("cuda" in record[part]["versions"] for part in PARTS):
+    if not any("cuda" in measured["versions"] for part in PARTS for measured in record[part].values()):
         lines += ["Nothing here is measured on a GPU.", ""]
     for part, title in PARTS.items():
-        measured = record[part]
-        versions = ", ".join(f"{name} {version}" for name, version in measured["versions"].items())
-        lines += [f"## {title}", "", f"{measured['hardware']}; {versions}; commit {short(measured['commit'])}.", ""]
-        if part == "recurrent":
-            lines += [RECURRENT, *against_built_in(measured["against_built_in"]), BOUND]
-        for key, caption in CAPTIONS.items():
-            if key in measured:
-                lines += [caption, "", *table(measured[key])]
+        lines += [f"## {title}", "", *([RECURRENT] if part == "recurrent" else [])]
+        for machine, (hardware, measured) in enumerate(record[part].items()):
+            versions = ", ".join(f"{name} {version}" for name, version in measured["versions"].items())
+            lines += [f"{hardware}; {versions}; commit {short(measured['commit'])}.", ""]
+            if part == "recurrent":
+                lines += against_built_in(measured["against_built_in"])
+            for key, caption in CAPTIONS.items():
+                if key in measured:
+                    lines += [*([] if machine else [caption, ""]), *table(measured[key])]
+        lines += [BOUND] if part == "recurrent" else []
     curves: dict[str, dict[str, float]] = {}
     for run in in_both_precisions:
         for point in run["curve"]:
