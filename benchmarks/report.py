@@ -39,6 +39,9 @@ each setting has a process of its own.
   it allocates memory for whole sequences. The other columns are without it, as in a program of your own.
 - Only AVX2: limited to the instructions of processors without AVX-512. Products then take longer, so the rest counts
   for less.
+
+The second processor is older (Zen 3) and has no AVX-512. There, all that is not a product takes twice as long, too, and
+the figures vary more from run to run.
 """
 # An LSTM multiplies with 4 H (I + H) weights per step, a HyperLSTM with 4 H^ (I + H + H^) + 12 N_z (H^ + H) more.
 BOUND = """In each case with one layer, the last row is the time of all products of a HyperLSTM by themselves, as we
@@ -47,7 +50,7 @@ HyperLSTM multiplies with 1.16 times as many weights as an LSTM of 1000 units, 1
 times as many as one of 256. Besides, the products of the hyper cell's own state, of the embeddings and of the row
 scales are small, and small products are slower for their size than large ones.
 
-What is left, 0.1 to 0.4 of the time of an LSTM at 1000 units, is elementwise work and the calls of a time step. We
+What is left, 0.1 to 0.5 of the time of an LSTM at 1000 units, is elementwise work and the calls of a time step. We
 tried three changes to the compiled step, and none made it faster: blocks of half or twice as many time steps, blocks of
 equal length, and a derivative written by hand. Uncompiled, each operation is a separate call, so the smaller the
 tensors are, the larger the share of overhead. The ratios differ a little from run to run.
@@ -103,7 +106,8 @@ def page(record: Mapping[str, Any], in_both_precisions: Sequence[Mapping[str, An
         lines += [f"## {title}", "", *([RECURRENT] if part == "recurrent" else [])]
         for machine, (hardware, measured) in enumerate(record[part].items()):
             versions = ", ".join(f"{name} {version}" for name, version in measured["versions"].items())
-            lines += [f"{hardware}; {versions}; commit {short(measured['commit'])}.", ""]
+            turns = f"; {measured['rounds']} turns" if part in ("recurrent", "images") else ""
+            lines += [f"{hardware}; {versions}; commit {short(measured['commit'])}{turns}.", ""]
             if part == "recurrent":
                 lines += against_built_in(measured["against_built_in"])
             for key, caption in CAPTIONS.items():
