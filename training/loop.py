@@ -8,7 +8,7 @@ identical to one that is not, at least on a CPU.
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -167,13 +167,13 @@ class Trainer:
         torch.manual_seed(_dropout_seed(self.seed, state.step, self.processes.rank))
 
         loss, state.carried = self.differentiate(self.splits.train.batch(state.step), state.carried)
-        gradient_norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        gradient_norm = total_norm([p.grad for p in self.parameters if p.grad is not None])
         if self.gradient_clip is not None:
             nn.utils.clip_grads_with_norm_(self.parameters, self.gradient_clip, gradient_norm)
         self.optimizer.step()
 
         # The sums stay on the device: reading them would make the host wait at every step.
-        state.window += torch.stack([loss.double(), gradient_norm.double()])
+        state.window += torch.stack([loss.double(), gradient_norm])
         state.window_steps += 1
         state.step += 1
 
@@ -338,6 +338,14 @@ def load_state(module: nn.Module | torch.optim.Optimizer | Together, state: Mapp
             raise
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"The checkpoint does not fit the network that the settings describe: {reason}.") from None
+
+
+def total_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """Return the norm of all gradients together, a float64: in float32 the squares of large ones would overflow.
+
+    A recurrent network that begins a text anew, from a state of zeros, can have finite gradients of 1e18.
+    """
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2, torch.float64)))
 
 
 def _dropout_seed(seed: int, step: int, rank: int) -> int:

@@ -109,6 +109,14 @@ class InfiniteGradient(Task):
         return loss + (0 * self.network[0].weight).square().sum().sqrt() if self.begun else loss, carried
 
 
+class Steep(Task):
+    """Has a gradient whose squares are infinite in float32."""
+
+    def forward(self, batch, carried):
+        loss, carried = super().forward(batch, carried)
+        return 1e25 * loss, carried
+
+
 class Observed(Task):
     """Notes whether it was compiled, and in which precision it is called."""
 
@@ -399,6 +407,17 @@ def test_gradient_clipping_bounds_the_update(tmp_path):
     assert min(updates[None]) > 0.02
     assert logged[None] == pytest.approx(updates[None], rel=1e-4)
     assert logged[0.01][0] == pytest.approx(logged[None][0])  # what is logged is the norm before clipping
+
+
+def test_a_steep_gradient_is_clipped_too(tmp_path):
+    settings = {"gradient_clip": 0.01, "learning_rate": constant(2, 1.0), "budget": {"steps": 2, "log_every": 1}}
+    trainer = make_trainer(tmp_path, Steep(), optimizer=PLAIN_SGD, **settings)
+    trainer.begin()
+    before = nn.utils.parameters_to_vector(trainer.parameters).detach().clone()
+    trainer.run()
+    change = nn.utils.parameters_to_vector(trainer.parameters).detach() - before
+    assert 0.005 < change.norm() <= 0.02
+    assert all(1e20 < row["train/gradient_norm"] < math.inf for row in read_rows(tmp_path))
 
 
 def test_learning_rate_follows_the_schedule(tmp_path):
