@@ -24,7 +24,7 @@ def path_of_graph(cell: nn.Module, tensors: list[Tensor], *what_else: Any) -> Pa
     """Return where the graph of a cell's time step belongs, or None if it is not to be kept.
 
     Everything that the graph depends on is in the name. So only graphs of this package's own cells are kept, whose
-    code is known, and only those for CPUs, of which there is one in a machine.
+    code is known, and only graphs for the CPU: a machine may have several kinds of GPUs.
 
     Args:
         cell: the cell.
