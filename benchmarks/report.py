@@ -23,7 +23,7 @@ CAPTIONS = {
     "first_step": "Seconds until the end of the first training step in a new process, those of `compile()` included; "
     "1000 units and a batch of 32. With an empty cache, PyTorch also compiles its C++ headers, which it keeps. "
     "In the next process, the time goes into importing PyTorch's compiler, loading the code of the step and its "
-    "derivative (before commit cb9e4c7, they were traced once more), and the step itself:",
+    "derivative (until 30 November 2026, they were traced once more), and the step itself:",
     "wide_resnets": "Plain and hyper, side by side:",
     "operations_per_image": "Floating-point operations per image of a training step, forward and backward:",
     "hyperrnn_forms": "A HyperRNN of 1000 units that generates its weights (Eq. 5-6), and one that scales the rows of "
