@@ -226,13 +226,14 @@ def test_first_loss_and_gradient(generation, body, condition_size):
     images = (torch.rand(64, 1, 28, 28) < 0.19).float().sub(0.13).div(0.31)
     network = check_first_loss(generation, body, condition_size, images, torch.randint(10, (64,)))
     one_piece = isinstance(generation, (GenerateOnce, GenerateMultiple))
+    rounding = 1e-6 * max(parameter.grad.abs().max() for parameter in network.parameters())
     for name, parameter in network.named_parameters():
-        # Attention to a single token is the same whatever its query and key are.
+        # Attention to a single token is the same whatever its query and key are, up to rounding on some processors.
         if one_piece and "among_pieces.query" in name:
-            assert not parameter.grad.any(), name
+            assert parameter.grad.abs().max() < rounding, name
         elif one_piece and "among_pieces.key_and_value" in name:
             key, value = parameter.grad.chunk(2)
-            assert not key.any() and value.any(), name
+            assert key.abs().max() < rounding < value.abs().max(), name
         else:
             assert parameter.grad.any(), name
 
