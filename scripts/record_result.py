@@ -74,9 +74,12 @@ def check_record(path: Path, record: Any) -> None:
 
 def require_new(path: Path, record: Record, others: Sequence[Record]) -> None:
     """Refuse a second record of a run, of which a table could show the better one."""
+    key = key_of(record)
     for other in others:
         digests = {each["data"] for each in (other, record) if "data" in each}  # older records have none
-        if key_of(other) == key_of(record) and len(digests) < 2:
+        # The networks first: comparing them takes less time than putting together everything that counts.
+        is_alike = all(other["settings"][net] == record["settings"][net] for net in ("main_net", "hypernet"))
+        if is_alike and len(digests) < 2 and key_of(other) == key:
             raise UserError(f"{path} is of the same run as {other['name']}; keep one of them, whatever it says.")
 
 
