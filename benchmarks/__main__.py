@@ -4,7 +4,7 @@
     python -m benchmarks [--rounds 9]        # everything, in an hour or so; writes results/performance.json
     python -m benchmarks --only recurrent    # or first_step, images, counts: the others keep their figures
 
-Figures of other hardware are kept, too.
+What was measured on other machines stays in the file.
 
 `python -m scripts.make_pages` then makes results/performance.md.
 """
@@ -60,7 +60,7 @@ def main() -> None:
         }
         figures = about | PARTS[part](arguments.rounds, device)
         record = json.loads(RECORD.read_text())
-        record[part][provenance.hardware(device, 1)] = figures
+        record.setdefault(part, {})[provenance.hardware(device, 1)] = figures
         RECORD.write_text(json.dumps(record, indent=1) + "\n")
         print(f"{part}: done", flush=True)
 

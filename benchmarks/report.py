@@ -20,10 +20,7 @@ PARTS = {
     "counts": "Operations and memory, counted",
 }
 CAPTIONS = {
-    "first_step": "Seconds until the end of the first training step in a new process, those of `compile()` included; "
-    "1000 units and a batch of 32. With an empty cache, PyTorch also compiles its C++ headers, which it keeps. "
-    "In the next process, the time goes into importing PyTorch's compiler, loading the code of the step and its "
-    "derivative (until 30 November 2026, they were traced once more), and the step itself:",
+    "first_step": "Seconds:",
     "wide_resnets": "Plain and hyper, side by side:",
     "operations_per_image": "Floating-point operations per image of a training step, forward and backward:",
     "hyperrnn_forms": "A HyperRNN of 1000 units that generates its weights (Eq. 5-6), and one that scales the rows of "
@@ -40,9 +37,15 @@ each setting has a process of its own.
 - Only AVX2: limited to the instructions of processors without AVX-512. Products then take longer, so the rest counts
   for less.
 
-The second processor is older (Zen 3) and has no AVX-512. There, all that is not a product takes twice as long, too, and
-the figures vary more from run to run.
+The second processor is older (Zen 3) and has no AVX-512. There, everything except the products takes twice as
+long, too, and the figures vary more from run to run.
 """
+FIRST_STEP = """Seconds until the end of the first training step in a new process, those of `compile()` included, with
+1000 units and a batch of 32. With an empty cache, PyTorch also compiles its C++ headers, which it keeps. In the next
+process, the time goes into importing PyTorch's compiler, loading the code of the step and its derivative, and the step
+itself. (Until 30 November 2026, the step and its derivative were also traced again.)
+"""
+TEXTS = {"recurrent": RECURRENT, "first_step": FIRST_STEP}  # before the figures of a part
 # An LSTM multiplies with 4 H (I + H) weights per step, a HyperLSTM with 4 H^ (I + H + H^) + 12 N_z (H^ + H) more.
 BOUND = """In each case with one layer, the last row is the time of all products of a HyperLSTM by themselves, as we
 compute them. The hyper cell has 128 units at every width, so the narrower the main network is, the larger its share: a
@@ -103,8 +106,8 @@ def page(record: Mapping[str, Any], in_both_precisions: Sequence[Mapping[str, An
     if not any("cuda" in measured["versions"] for part in PARTS for measured in record[part].values()):
         lines += ["Nothing here is measured on a GPU.", ""]
     for part, title in PARTS.items():
-        lines += [f"## {title}", "", *([RECURRENT] if part == "recurrent" else [])]
-        for machine, (hardware, measured) in enumerate(record[part].items()):
+        lines += [f"## {title}", "", *([TEXTS[part]] if part in TEXTS else [])]
+        for hardware, measured in record[part].items():
             versions = ", ".join(f"{name} {version}" for name, version in measured["versions"].items())
             turns = f"; {measured['rounds']} turns" if part in ("recurrent", "images") else ""
             lines += [f"{hardware}; {versions}; commit {short(measured['commit'])}{turns}.", ""]
@@ -112,7 +115,7 @@ def page(record: Mapping[str, Any], in_both_precisions: Sequence[Mapping[str, An
                 lines += against_built_in(measured["against_built_in"])
             for key, caption in CAPTIONS.items():
                 if key in measured:
-                    lines += [*([] if machine else [caption, ""]), *table(measured[key])]
+                    lines += [caption, "", *table(measured[key])]
         lines += [BOUND] if part == "recurrent" else []
     curves: dict[str, dict[str, float]] = {}
     for run in in_both_precisions:

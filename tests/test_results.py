@@ -71,9 +71,10 @@ def test_seeds_are_averaged_and_missing_rows_say_so(copy):
     record = json.loads(next(runs.glob("cifar10-wrn_40_1-static-*")).read_text())
     for path in runs.iterdir():
         path.unlink()
-    for seed, error in enumerate((8.0, 9.0, 10.0)):
-        settings = record["settings"] | {"seed": seed}
+    for seed, (error, precision) in enumerate(((8.0, "bfloat16"), (9.0, "float32"), (10.0, "bfloat16"))):
+        settings = record["settings"] | {"seed": seed}  # precision=auto comes to either type, as the processor has it
         changes = {"seed": seed, "test_error": error, "name": f"run{seed}", "settings": settings}
+        changes["precision"] = precision
         (runs / f"run{seed}.json").write_text(json.dumps(record | changes))
     write(copy)
     (hyper,), (plain,) = (lines_of(copy, "table2", network) for network in ("Hyper WRN-40-1", "WRN-40-1"))

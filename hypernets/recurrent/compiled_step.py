@@ -51,7 +51,7 @@ class CompiledStep(Step):
             known = self._compiled.setdefault(self.plan.cell, {})
             key = kind, self.plan.autocast, tuple(mask is None for mask in self.masks), layouts
             if key not in known:
-                path = path_of_graph(self.plan.cell, tensors, key[:-1], OPTIONS)
+                path = path_of_graph(self.plan.cell, tensors[0].device, key, OPTIONS)
                 known[key] = compile_graph(self._function(kind, [len(group) for group in groups]), tensors, path)
             self._functions[kind] = known[key]
         return self._functions[kind](*tensors)
@@ -84,7 +84,7 @@ OPTIONS = {
 
 @without_garbage_collection()
 def compile_graph(function: Callable, tensors: list[Tensor], path: Path | None) -> Callable:
-    """Trace a function for tensors of these shapes and layouts, and compile it, or find it at `path`.
+    """Trace a function for tensors of these shapes and layouts, and compile it, unless its graph lies at `path`.
 
     If that fails, usually for lack of a compiler, a warning says so and the traced function is returned as it is.
     """

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch._inductor import CompiledArtifact, config
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch._inductor.standalone_compile import AOTCompiledArtifact
@@ -20,7 +20,7 @@ from torch._inductor.standalone_compile import AOTCompiledArtifact
 from hypernets.recurrent.written_step import written_step
 
 
-def path_of_graph(cell: nn.Module, tensors: list[Tensor], *what_else: Any) -> Path | None:
+def path_of_graph(cell: nn.Module, device: torch.device, *what_else: Any) -> Path | None:
     """Return where the graph of a cell's time step belongs, or None if it is not to be kept.
 
     Everything that the graph depends on is in the name. So only graphs of this package's own cells are kept, whose
@@ -28,11 +28,10 @@ def path_of_graph(cell: nn.Module, tensors: list[Tensor], *what_else: Any) -> Pa
 
     Args:
         cell: the cell.
-        tensors: the graph's arguments, of which shapes, layouts and types count.
+        device: where the graph runs.
         what_else: whatever else tells two graphs apart, with a `repr` that says all.
     """
-    is_ours = written_step(cell) is not None
-    if not is_ours or config.force_disable_caches or any(tensor.device.type != "cpu" for tensor in tensors):
+    if written_step(cell) is None or device.type != "cpu" or config.force_disable_caches:
         return None
     settings = [
         (name, type(module).__name__, setting, value)
@@ -40,9 +39,8 @@ def path_of_graph(cell: nn.Module, tensors: list[Tensor], *what_else: Any) -> Pa
         for setting, value in sorted(vars(module).items())
         if isinstance(value, bool | int | float) and setting != "training"  # without dropout, masks are None
     ]
-    layouts = [(tensor.shape, tensor.stride(), tensor.dtype) for tensor in tensors]
     machine = torch.__version__, torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
-    name = hashlib.sha256(repr((_sources(), machine, settings, layouts, what_else)).encode()).hexdigest()
+    name = hashlib.sha256(repr((_sources(), machine, settings, what_else)).encode()).hexdigest()
     return Path(cache_dir(), "hypernets", name)
 
 

@@ -475,7 +475,7 @@ def input_multiplier(weight: Tensor, input: Tensor, block: int) -> Callable[[Ten
 
 
 def has_onednn(tensor: Tensor) -> bool:
-    """Whether oneDNN can multiply this tensor: in float32, on the AMD processors that we have, twice as fast as MKL."""
+    """Whether oneDNN can multiply this tensor: in float32, on AMD processors with AVX-512, twice as fast as MKL."""
     if tensor.device.type != "cpu" or not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
         return False
     is_bfloat16 = tensor.dtype == torch.bfloat16
