@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from data.text import EvaluationStreams, TrainingStreams
-from hypernets import LSTM, HyperLSTM
+from hypernets import LSTM, HyperLSTM, UserError
 from models.character_model import CharacterModel
 from training.run import read_result
 from training.tasks.character_modelling import CharacterModelling
@@ -54,6 +54,20 @@ def test_state_is_zero_at_the_beginning_of_an_epoch():
     first_step, second_epoch = streams.batch(0), streams.batch(streams.steps_per_epoch)
     assert torch.equal(task(second_epoch, carried)[0], task(first_step, None)[0])
     assert not torch.equal(task(streams.batch(1), carried)[0], task(streams.batch(1), None)[0])
+
+
+def test_streams_start_anew_now_and_then():
+    task = small_task()
+    task.restart_probability = 0.5
+    window = TrainingStreams(random_ids(2000), batch_size=16, sequence_length=10).batch(1)
+    carried = tuple(torch.randn(1, 16, units) for units in (6, 6, 4, 4))
+    _, after = task(window, carried)
+    _, from_zero = task.eval()(window, None)
+    _, from_carried = task(window, carried)  # not restarted, since it is not being trained
+    restarted, going_on = ((after.h[0] == other.h[0]).all(dim=1) for other in (from_zero, from_carried))
+    assert torch.equal(restarted, ~going_on) and 0 < restarted.sum() < 16
+    with pytest.raises(UserError, match="restart_probability is 1.0"):
+        CharacterModelling(task.network, 1.0)
 
 
 def test_evaluation_is_that_of_one_sequence():
@@ -150,7 +164,7 @@ BUDGET = ("steps=40", "log_every=2", "validate_every=15", "checkpoint_every=7")
 
 
 def test_killed_run_goes_on_bitwise(launcher, tmp_path, make_launcher, assert_same_run, kill_before, path):
-    settings = (*BUDGET, "main_net.num_layers=2")
+    settings = (*BUDGET, "main_net.num_layers=2", "+dataset.restart_probability=0.2")
     uninterrupted = make_launcher(tmp_path / "uninterrupted")
     uninterrupted.succeed(*small_run(uninterrupted, path, *settings))
 

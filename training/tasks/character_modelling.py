@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from data.build import build_text
 from data.text import TextSplits
 from hypernets import detach_state
-from hypernets.errors import without
+from hypernets.errors import require_number, without
 from models import character_model
 from training.distributed import Processes
 from training.task import Metric, build_within_memory
@@ -24,13 +24,20 @@ class CharacterModelling(nn.Module):
     """Cross-entropy on windows of text, by a network with `forward(ids, state)` -> logits, state.
 
     The recurrent state passes from each window to the next. Gradients do not: the carried state is detached.
+
+    Args:
+        network: the model of the text.
+        restart_probability: of a stream, in each window in training mode: its carried state becomes zero. A network
+            that rarely starts from zero may forget how to (Melis et al. 2018, whose drop_state_probability this is).
     """
 
     metric = Metric("bits_per_character", "bits per character", digits=3)
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, restart_probability: float = 0.0) -> None:
         super().__init__()
+        require_number("restart_probability", restart_probability, least=0, below=1)
         self.network = network
+        self.restart_probability = restart_probability
 
     def forward(
         self, window: tuple[Tensor, Tensor, bool], carried: tuple[Tensor, ...] | None
@@ -41,8 +48,15 @@ class CharacterModelling(nn.Module):
         carried state is dropped (data/text.py).
         """
         inputs, targets, is_first = window
-        logits, state = self.network(inputs, None if is_first else carried)
+        logits, state = self.network(inputs, None if is_first else self._restarted(carried))
         return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten()), detach_state(state)
+
+    def _restarted(self, state: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
+        if state is None or not self.training or self.restart_probability == 0:
+            return state
+        batch_size = state[0].shape[1]
+        restarts = torch.rand(batch_size, 1, device=state[0].device) < self.restart_probability
+        return tuple(part.masked_fill(restarts, 0) for part in state)
 
     def compile(self) -> None:
         """Compile one time step of the recurrent layer; of the whole pass, every step would be in one huge graph."""
@@ -81,8 +95,9 @@ class CharacterModelling(nn.Module):
 def build(settings: Mapping[str, Any], processes: Processes) -> tuple[TextSplits, CharacterModelling]:
     """Build the splits and the task from the settings of a run."""
     dataset = without(settings["dataset"], "task", "name")
+    restart_probability = dataset.pop("restart_probability", 0.0)
     with processes.first_before_others():  # so that one process downloads
         splits = build_text(dataset, **vars(processes))
     build_network = partial(character_model.build, settings["main_net"], settings["hypernet"], splits.vocabulary)
     torch.manual_seed(settings["seed"])
-    return splits, CharacterModelling(build_within_memory(build_network))
+    return splits, CharacterModelling(build_within_memory(build_network), restart_probability)
