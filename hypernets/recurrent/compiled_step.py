@@ -1,16 +1,20 @@
 """The time step of a recurrent layer as compiled graphs, after `compile()`: one of the step, one of its derivative."""
 
+import contextlib
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
+from contextvars import copy_context
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch._inductor import standalone_compile
+from torch._inductor import config, standalone_compile
+from torch._inductor.codecache import CppWrapperCodeCache
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from hypernets.recurrent.kept_graphs import keep_graph, load_graph, path_of_graph
@@ -93,6 +97,8 @@ def compile_graph(function: Callable, tensors: list[Tensor], path: Path | None) 
     patches = OPTIONS | {"cpp_wrapper": tensors[0].device.type == "cpu"}
     if (kept := load_graph(path, patches)) is not None:
         return kept
+    if patches["cpp_wrapper"]:
+        compile_headers_meanwhile()
     # Some are parts of the same tensor. They never overlap, so the compiler may take them for separate ones.
     tensors = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device) for t in tensors]
     trace = partial(make_fx, function, tracing_mode="fake", _allow_non_fake_inputs=True)  # buffers, as constants
@@ -111,6 +117,22 @@ def compile_graph(function: Callable, tensors: list[Tensor], path: Path | None) 
     if is_kept:
         keep_graph(path, graph)
     return graph
+
+
+@cache  # they are needed once
+def compile_headers_meanwhile() -> None:
+    """Have PyTorch compile its C++ headers on another core, if its cache lacks them, while the first graph is traced.
+
+    Otherwise it would do that after the tracing, which takes as long.
+    """
+
+    def compile_headers() -> None:
+        with contextlib.suppress(Exception):  # if the graph needs them, compiling it will say what is wrong
+            CppWrapperCodeCache.load_async("", needs_vec_isa=True)
+
+    with config.patch(OPTIONS | {"cpp_wrapper": True}):
+        options = copy_context()
+    Thread(target=options.run, args=(compile_headers,), daemon=True).start()
 
 
 def with_gates(room: Tensor, sizes: Sequence[int]) -> Tensor:
