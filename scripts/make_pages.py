@@ -77,8 +77,10 @@ def our_run(row: Row, runs: Sequence[Record]) -> str:
     epochs = f"{first['epochs']:.1f}".removesuffix(".0")
     if row.steps:
         epochs += f" of {first['epochs'] / first['steps'] * row.steps:,.0f}"
-    muon = "Muon, " if first["settings"]["optimizer"]["kind"] == "muon" else ""  # no row of the paper uses it
-    return f"{what_ran(first)}, {epochs} epochs, {muon}peak rate {peak_rate(first):g}, n = {len(runs)}"
+    # What no row of the paper has.
+    muon = "Muon, " if first["settings"]["optimizer"]["kind"] == "muon" else ""
+    restarts = "restarts, " if first["settings"]["dataset"].get("restart_probability") else ""
+    return f"{what_ran(first)}, {epochs} epochs, {muon}{restarts}peak rate {peak_rate(first):g}, n = {len(runs)}"
 
 
 def figure_lines(table: str, records: Sequence[Record]) -> list[str]:
