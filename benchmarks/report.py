@@ -45,8 +45,8 @@ FIRST_STEP = """Seconds until the end of the first training step in a new proces
 process, the time goes into importing PyTorch's compiler, loading the code of the step and its derivative, and the step
 itself.
 
-Figures of commit 7df319f392 and before are too high for today's code. The next process traced the step and its
-derivative again, and the headers were compiled after the tracing, not beside it.
+Up to commit 7df319f392, the next process traced the step and its derivative again, and the headers were compiled after
+the tracing, not beside it. So today's code should take less time than those figures say.
 """
 TEXTS = {"recurrent": RECURRENT, "first_step": FIRST_STEP}  # before the figures of a part
 # An LSTM multiplies with 4 H (I + H) weights per step, a HyperLSTM with 4 H^ (I + H + H^) + 12 N_z (H^ + H) more.

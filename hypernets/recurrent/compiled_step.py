@@ -88,7 +88,9 @@ OPTIONS = {
 
 @without_garbage_collection()
 def compile_graph(function: Callable, tensors: list[Tensor], path: Path | None) -> Callable:
-    """Trace a function for tensors of these shapes and layouts, and compile it, unless its graph lies at `path`.
+    """Load the graph at `path`, if there is one; otherwise trace the function for tensors like these and compile it.
+
+    The graph is for their shapes and layouts.
 
     If that fails, usually for lack of a compiler, a warning says so and the traced function is returned as it is.
     """

@@ -64,9 +64,9 @@ class RecurrentLayer(nn.Module):
     def compile(self) -> None:
         """Compile one time step and its derivative: the same results, except for rounding, in less time.
 
-        The first call with each batch size then compiles for about fifteen seconds; PyTorch's cache keeps the compiled
-        code for the next process. Needs a C++ compiler on a CPU and Triton on a GPU; without it, a warning says so and
-        the layer works uncompiled.
+        The first call with each batch size then compiles for about 20 to 30 seconds; PyTorch's cache keeps the
+        compiled code for the next process. Needs a C++ compiler on a CPU and Triton on a GPU; without it, a warning
+        says so and the layer works uncompiled.
         """
         from hypernets.recurrent.compiled_step import CompiledStep  # here, since importing it takes a second
 

@@ -58,9 +58,9 @@ def test_state_is_zero_at_the_beginning_of_an_epoch():
 
 def test_streams_start_anew_now_and_then():
     task = small_task()
-    task.restart_probability = 0.5
-    window = TrainingStreams(random_ids(2000), batch_size=16, sequence_length=10).batch(1)
-    carried = tuple(torch.randn(1, 16, units) for units in (6, 6, 4, 4))
+    task.restart_probability = 0.2
+    window = TrainingStreams(random_ids(2000), batch_size=32, sequence_length=10).batch(1)
+    carried = tuple(torch.randn(1, 32, units) for units in (6, 6, 4, 4))
     _, after = task(window, carried)
     _, from_zero = task.eval()(window, None)
     _, from_carried = task(window, carried)  # not restarted, since it is not being trained
