@@ -41,12 +41,12 @@ The second processor is older (Zen 3) and has no AVX-512. There, everything exce
 long, too, and the figures vary more from run to run.
 """
 FIRST_STEP = """Seconds until the end of the first training step in a new process, those of `compile()` included, with
-1000 units and a batch of 32. With an empty cache, PyTorch also compiles its C++ headers, which it keeps. In the next
-process, the time goes into importing PyTorch's compiler, loading the code of the step and its derivative, and the step
-itself.
+1000 units and a batch of 32. With an empty cache, two thirds of the time go into PyTorch's compiler, which is written
+in Python and uses one core, and one third into the C++ compiler. PyTorch's C++ headers are compiled on the other core
+meanwhile. In the next process, the code of the step and its derivative is loaded without PyTorch's compiler.
 
-Up to commit 7df319f392, the next process traced the step and its derivative again, and the headers were compiled after
-the tracing, not beside it. So today's code should take less time than those figures say.
+The figures of commit 7df319f392 are older. At that time, the headers were compiled after the first graph was traced,
+and the next process imported PyTorch's compiler and traced the step again.
 """
 TEXTS = {"recurrent": RECURRENT, "first_step": FIRST_STEP}  # before the figures of a part
 # An LSTM multiplies with 4 H (I + H) weights per step, a HyperLSTM with 4 H^ (I + H + H^) + 12 N_z (H^ + H) more.

@@ -1,25 +1,16 @@
 """The time step of a recurrent layer as compiled graphs, after `compile()`: one of the step, one of its derivative."""
 
-import contextlib
-import warnings
 from collections.abc import Callable, Sequence
-from contextvars import copy_context
-from functools import cache, partial
 from itertools import islice
 from pathlib import Path
-from threading import Thread
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
-from torch._inductor import config, standalone_compile
-from torch._inductor.codecache import CppWrapperCodeCache
-from torch.fx.experimental.proxy_tensor import make_fx
 
-from hypernets.recurrent.kept_graphs import keep_graph, load_graph, path_of_graph
-from hypernets.recurrent.recurrence import Operands, Plan, Step, without_garbage_collection
-from hypernets.recurrent.step_operations import LARGEST_FUSED_SUM, REWRITTEN
+from hypernets.recurrent.kept_graphs import load_graph, path_of_graph
+from hypernets.recurrent.recurrence import Operands, Plan, Step
+from hypernets.recurrent.step_operations import LARGEST_FUSED_SUM
 
 
 class CompiledStep(Step):
@@ -55,10 +46,16 @@ class CompiledStep(Step):
             known = self._compiled.setdefault(self.plan.cell, {})
             key = kind, self.plan.autocast, tuple(mask is None for mask in self.masks), layouts
             if key not in known:
-                path = path_of_graph(self.plan.cell, tensors[0].device, key, OPTIONS)
-                known[key] = compile_graph(self._function(kind, [len(group) for group in groups]), tensors, path)
+                path = path_of_graph(self.plan.cell, tensors[0].device, key)
+                known[key] = load_graph(path) or self._compile(kind, groups, path)
             self._functions[kind] = known[key]
         return self._functions[kind](*tensors)
+
+    def _compile(self, kind: str, groups: Sequence[Sequence[Tensor]], path: Path | None) -> Callable:
+        from hypernets.recurrent.step_compiler import compile_graph  # here, since importing it takes three seconds
+
+        tensors = [tensor for group in (self.parameters, *groups) for tensor in group]
+        return compile_graph(self._function(kind, [len(group) for group in groups]), tensors, path)
 
     def _function(self, kind: str, sizes: Sequence[int]) -> Callable:
         """Return the method of `Step` as a function of the parameters and then its arguments, one after another."""
@@ -74,67 +71,6 @@ class CompiledStep(Step):
             return tuple(step.within(lambda: getattr(step, kind)(*groups)))
 
         return function
-
-
-OPTIONS = {
-    # The compiler is not tried out on every instruction set of the processor first: that takes as long as a graph.
-    "cpp.vec_isa_ok": True,
-    # Products and sums become one instruction, and what takes thirty operations is stored instead of computed again
-    # wherever it is read. Both save time, most of all in the derivative.
-    "cpp.enable_floating_point_contract_flag": "fast",
-    "realize_opcount_threshold": 30,
-}
-
-
-@without_garbage_collection()
-def compile_graph(function: Callable, tensors: list[Tensor], path: Path | None) -> Callable:
-    """Load the graph at `path`, if there is one; otherwise trace the function for tensors like these and compile it.
-
-    The graph is for their shapes and layouts.
-
-    If that fails, usually for lack of a compiler, a warning says so and the traced function is returned as it is.
-    """
-    # On a CPU, the code that calls the kernels is C++, too, which has less overhead than Python. On a GPU, compiling it
-    # would need the headers of CUDA.
-    patches = OPTIONS | {"cpp_wrapper": tensors[0].device.type == "cpu"}
-    if (kept := load_graph(path, patches)) is not None:
-        return kept
-    if patches["cpp_wrapper"]:
-        compile_headers_meanwhile()
-    # Some are parts of the same tensor. They never overlap, so the compiler may take them for separate ones.
-    tensors = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device) for t in tensors]
-    trace = partial(make_fx, function, tracing_mode="fake", _allow_non_fake_inputs=True)  # buffers, as constants
-    fused = trace(REWRITTEN)(*tensors)
-    try:
-        options = {"config_patches": patches}
-        is_kept = path is not None
-        graph = standalone_compile(fused, tensors, dynamic_shapes="from_graph", options=options, aot=is_kept)
-    except RuntimeError as error:
-        reason = str(error).strip().partition("\n")[0]
-        warnings.warn(
-            f"The time steps of recurrent layers run uncompiled, and slower, because compiling failed here: {reason}",
-            stacklevel=2,
-        )
-        return trace()(*tensors)
-    if is_kept:
-        keep_graph(path, graph)
-    return graph
-
-
-@cache  # they are needed once
-def compile_headers_meanwhile() -> None:
-    """Have PyTorch compile its C++ headers on another core, if its cache lacks them, while the first graph is traced.
-
-    Otherwise it would do that after the tracing, which takes as long.
-    """
-
-    def compile_headers() -> None:
-        with contextlib.suppress(Exception):  # if the graph needs them, compiling it will say what is wrong
-            CppWrapperCodeCache.load_async("", needs_vec_isa=True)
-
-    with config.patch(OPTIONS | {"cpp_wrapper": True}):
-        options = copy_context()
-    Thread(target=options.run, args=(compile_headers,), daemon=True).start()
 
 
 def with_gates(room: Tensor, sizes: Sequence[int]) -> Tensor:

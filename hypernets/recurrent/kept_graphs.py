@@ -1,23 +1,31 @@
-"""Compiled graphs of time steps on disk, where a later process finds them without tracing the step.
+"""Compiled graphs of time steps on disk, where a later process finds them without tracing or compiling anything.
 
-PyTorch keeps what it has compiled, too, but looks it up by the traced graph and by hashes of its own sources, and
-tracing and hashing take longer than loading. The files lie in PyTorch's cache directory.
+PyTorch keeps what it has compiled, too, but finds it only after it has imported its compiler, traced the step and
+hashed its own sources, which takes some seconds. So we keep the shared library with the machine code of each graph,
+and call it the way PyTorch does. The files lie in PyTorch's cache directory.
 """
 
 import functools
+import getpass
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
-from torch._inductor import CompiledArtifact, config
-from torch._inductor.runtime.cache_dir_utils import cache_dir
-from torch._inductor.standalone_compile import AOTCompiledArtifact
+from torch import Tensor, nn
 
 from hypernets.recurrent.written_step import written_step
+
+if TYPE_CHECKING:  # importing it takes three seconds
+    from torch._inductor.output_code import CompiledFxGraph
+
+ENTRY = "inductor_entry_cpp"  # PyTorch's name for a library and for its one function
 
 
 def path_of_graph(cell: nn.Module, device: torch.device, *what_else: Any) -> Path | None:
@@ -31,7 +39,7 @@ def path_of_graph(cell: nn.Module, device: torch.device, *what_else: Any) -> Pat
         device: where the graph runs.
         what_else: whatever else tells two graphs apart, with a `repr` that says all.
     """
-    if written_step(cell) is None or device.type != "cpu" or config.force_disable_caches:
+    if written_step(cell) is None or device.type != "cpu" or torch.compiler.config.force_disable_caches:
         return None
     settings = [
         (name, type(module).__name__, setting, value)
@@ -39,9 +47,11 @@ def path_of_graph(cell: nn.Module, device: torch.device, *what_else: Any) -> Pat
         for setting, value in sorted(vars(module).items())
         if isinstance(value, bool | int | float) and setting != "training"  # without dropout, masks are None
     ]
-    machine = torch.__version__, torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
-    name = hashlib.sha256(repr((_sources(), machine, settings, what_else)).encode()).hexdigest()
-    return Path(cache_dir(), "hypernets", name)
+    program = sys.implementation.cache_tag, torch.__version__, torch.get_num_threads(), _sources()
+    # PyTorch compiles for the processor that it runs on; older versions do not say what that can do.
+    processor = torch.backends.cpu.get_cpu_capability(), getattr(torch.cpu, "get_capabilities", dict)()
+    name = hashlib.sha256(repr((program, processor, settings, what_else)).encode()).hexdigest()
+    return _folder() / f"{name}.so"
 
 
 @functools.cache
@@ -51,19 +61,41 @@ def _sources() -> str:
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 
-def load_graph(path: Path | None, options: Mapping[str, Any]) -> Callable | None:
-    """Return the graph that was compiled with these options and kept there; None if there is none."""
+def _folder() -> Path:
+    """A folder in PyTorch's cache, which is found by its rule, since importing that would import the compiler."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container may run as somebody without a name
+        user = f"uid_{os.getuid()}"
+    return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{user}"), "hypernets")
+
+
+def load_graph(path: Path | None) -> Callable | None:
+    """Return the graph that is kept there; None if there is none, or none that can be loaded."""
     if path is None or not path.exists():
         return None
+    # Every such library reads this address when it is loaded, but only those for single kernels use it.
+    address = torch._C._dynamo.guards._torchinductor_pyobject_tensor_data_ptr
+    os.environ["_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR"] = str(address)
+    spec = spec_from_file_location(ENTRY, path)
     try:
-        with config.patch(options):  # which tell where PyTorch keeps the graph's machine code
-            return CompiledArtifact.load(path=os.fspath(path))
-    except (AssertionError, RuntimeError):
-        return None  # it is of another build of PyTorch, or its machine code is gone and there is no compiler
+        library = module_from_spec(spec)
+    except ImportError:  # it is damaged, or of another build of PyTorch
+        return None
+    return functools.partial(_call, getattr(library, ENTRY))
 
 
-def keep_graph(path: Path, graph: AOTCompiledArtifact) -> None:
-    """Write the graph there, whole or not at all, unless PyTorch cannot, as where its own cache is switched off."""
-    if graph.inner_fn.serialize is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        graph.save(path=os.fspath(path))
+def _call(entry: Callable, *tensors: Tensor) -> list[Tensor]:
+    handles = torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors(list(tensors))
+    return torch._C._aoti.alloc_tensors_by_stealing_from_void_ptrs(entry(handles))
+
+
+def keep_graph(path: Path, compiled: "CompiledFxGraph") -> None:
+    """Copy the library of a graph to this path, whole or not at all."""
+    try:
+        library = compiled.current_callable.__globals__["inductor_entry"].__self__.__file__
+    except (AttributeError, KeyError):
+        return  # another version of PyTorch keeps it elsewhere
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        Path(shutil.copy(library, folder)).replace(path)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from hypernets.errors import UserError, require_whole
-from hypernets.recurrent.recurrence import Step, run_cell, without_garbage_collection
+from hypernets.recurrent.recurrence import Step, run_cell
 from hypernets.transforms import is_transformed
 
 Tensors = tuple[Tensor, ...]
@@ -60,7 +60,6 @@ class RecurrentLayer(nn.Module):
         self.cells = nn.ModuleList(self.cell_type(size, hidden_size, **cell_settings) for size in input_sizes)
         self._step_type: type[Step] | None = None
 
-    @without_garbage_collection()
     def compile(self) -> None:
         """Compile one time step and its derivative: the same results, except for rounding, in less time.
 
@@ -68,7 +67,7 @@ class RecurrentLayer(nn.Module):
         compiled code for the next process. Needs a C++ compiler on a CPU and Triton on a GPU; without it, a warning
         says so and the layer works uncompiled.
         """
-        from hypernets.recurrent.compiled_step import CompiledStep  # here, since importing it takes a second
+        from hypernets.recurrent.compiled_step import CompiledStep  # here, since that module needs this one
 
         self._step_type = CompiledStep
 

@@ -13,9 +13,7 @@ What a cell is, and the shape legend, are in layer.py.
 """
 
 import functools
-import gc
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -152,18 +150,6 @@ def keep_memory_of_steps() -> None:
     as nothing is written to it, it costs nothing.
     """
     torch.empty(LARGEST_KEPT, dtype=torch.uint8)
-
-
-@contextmanager
-def without_garbage_collection() -> Iterator[None]:
-    """Keep Python from looking for garbage, which takes a seventh of the time of a start with a full cache."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _make_weights_anew(cell: nn.Module) -> None:

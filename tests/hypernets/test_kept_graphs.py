@@ -1,12 +1,15 @@
 """Compiled graphs that are kept on disk: found again where they fit, and only there."""
 
+import functools
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
-from torch._inductor import config
-from torch._inductor.codecache import torch_key
 
 from hypernets import LSTM, HyperLSTM
-from hypernets.recurrent import compiled_step, kept_graphs
+from hypernets.recurrent import kept_graphs, step_compiler
 from hypernets.recurrent.kept_graphs import path_of_graph
 
 CPU = torch.device("cpu")
@@ -14,16 +17,17 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Where graphs are kept; the machine code stays in PyTorch's own cache."""
-    monkeypatch.setattr(kept_graphs, "cache_dir", lambda: str(tmp_path))
-    return tmp_path / "hypernets"
+    """Where graphs are kept, apart from those of other tests."""
+    folder = tmp_path / "hypernets"
+    monkeypatch.setattr(kept_graphs, "_folder", lambda: folder)
+    return folder
 
 
 @pytest.fixture
 def no_tracing(folder, monkeypatch):
     """Keep the graphs of a Layer Norm LSTM, then let none be traced."""
     gradients(compiled(LSTM(5, 7, layer_norm=True)))
-    monkeypatch.setattr(compiled_step, "make_fx", lambda *_, **__: pytest.fail("a graph was traced"))
+    monkeypatch.setattr(step_compiler, "make_fx", lambda *_, **__: pytest.fail("a graph was traced"))
 
 
 def compiled(layer):
@@ -55,22 +59,49 @@ def test_another_forget_bias_is_another_graph(no_tracing):
         gradients(compiled(LSTM(5, 7, layer_norm=True, forget_bias=2.0)))
 
 
+IN_ANOTHER_PROCESS = """
+import sys, torch
+from hypernets import LSTM
+torch.set_num_threads({threads})
+layer = LSTM(5, 7, layer_norm=True)
+layer.compile()
+layer(torch.randn(4, 2, 5))[0].square().sum().backward()
+print("torch._inductor" in sys.modules)
+"""
+
+
 @pytest.mark.compiler
-def test_a_graph_of_another_build_of_pytorch_is_compiled_again(folder):
+def test_another_process_does_not_even_import_the_compiler(no_tracing, tmp_path):
+    program = IN_ANOTHER_PROCESS.format(threads=torch.get_num_threads())
+    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    assert subprocess.check_output([sys.executable, "-c", program], env=environment, text=True).strip() == "False"
+
+
+@pytest.mark.compiler
+def test_what_is_no_library_is_replaced_by_one(folder, monkeypatch):
     gradients(compiled(LSTM(5, 7, layer_norm=True)))
-    whole = {path: path.read_bytes() for path in folder.iterdir()}
-    assert len(whole) == 2
-    for path, content in whole.items():
-        assert torch_key() in content
-        path.write_bytes(content.replace(torch_key(), bytes(len(torch_key()))))
+    libraries = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert len(libraries) == 2
+    elsewhere = folder.with_name("elsewhere")
+    elsewhere.mkdir()
+    for name in libraries:
+        (elsewhere / name).write_bytes(b"no library")
+    monkeypatch.setattr(kept_graphs, "_folder", lambda: elsewhere)
     assert_right(compiled(LSTM(5, 7, layer_norm=True)))
-    assert all(torch_key() in path.read_bytes() for path in whole)
+    assert {path.name: path.read_bytes() for path in elsewhere.iterdir()} == libraries
 
 
 @pytest.mark.compiler
-def test_without_the_cache_of_pytorch_nothing_is_kept(folder):
-    with config.patch(fx_graph_cache=False):
-        assert_right(compiled(LSTM(5, 7, layer_norm=True)))
+def test_where_pytorch_keeps_its_libraries_elsewhere_nothing_is_kept(folder, monkeypatch):
+    compile_fx_inner = step_compiler.compile_fx_inner
+
+    def of_another_version(*arguments, **settings):
+        compiled = compile_fx_inner(*arguments, **settings)
+        compiled.current_callable = functools.partial(compiled.current_callable)
+        return compiled
+
+    monkeypatch.setattr(step_compiler, "compile_fx_inner", of_another_version)
+    assert_right(compiled(LSTM(5, 7, layer_norm=True)))
     assert not folder.exists()
 
 
@@ -106,7 +137,7 @@ def test_no_graph_is_kept_of_code_that_may_change():
     assert path_of_graph(cell, CPU) is not None
     assert path_of_graph(Scaled(3, 4), CPU) is None
     assert path_of_graph(cell, torch.device("cuda")) is None
-    with config.patch(force_disable_caches=True):
+    with torch.compiler.config.patch(force_disable_caches=True):
         assert path_of_graph(cell, CPU) is None
     cell.register_forward_hook(lambda *_: None)
     assert path_of_graph(cell, CPU) is None

@@ -17,7 +17,7 @@ from torch.nn.utils import parameters_to_vector, parametrizations, prune, vector
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hypernets.recurrent import compiled_step, recurrence, step_operations
+from hypernets.recurrent import compiled_step, recurrence, step_compiler, step_operations
 from hypernets.recurrent.hyperlstm import HyperLSTM, HyperLSTMCell
 from hypernets.recurrent.hyperrnn import HyperRNN
 from hypernets.recurrent.layer import RecurrentLayer, detach_state
@@ -56,8 +56,8 @@ def no_compiler(monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("No working C++ compiler found\nin any of these places")
 
-    monkeypatch.setattr(compiled_step, "standalone_compile", fail)
-    monkeypatch.setattr(compiled_step, "load_graph", lambda *_: None)
+    monkeypatch.setattr(step_compiler, "compile_fx", fail)
+    monkeypatch.setattr(compiled_step, "load_graph", lambda _: None)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", UNCOMPILED)
         yield
