@@ -25,7 +25,7 @@ from hypernets.recurrent.written_step import written_step
 if TYPE_CHECKING:  # importing it takes three seconds
     from torch._inductor.output_code import CompiledFxGraph
 
-ENTRY = "inductor_entry_cpp"  # PyTorch's name for a library and for its one function
+ENTRY = "inductor_entry_cpp"  # PyTorch's name for the module in a library, and for its one function
 
 
 def path_of_graph(cell: nn.Module, device: torch.device, *what_else: Any) -> Path | None:
@@ -77,7 +77,7 @@ def load_graph(path: Path | None) -> Callable | None:
     # Every such library reads this address when it is loaded, but only those for single kernels use it.
     address = torch._C._dynamo.guards._torchinductor_pyobject_tensor_data_ptr
     os.environ["_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR"] = str(address)
-    spec = spec_from_file_location(ENTRY, path)
+    spec = spec_from_file_location(f"{path.stem}.{ENTRY}", path)  # Python wants a name of its own for each library
     try:
         library = module_from_spec(spec)
     except ImportError:  # it is damaged, or of another build of PyTorch
