@@ -57,8 +57,8 @@ times as many as one of 256. Besides, the products of the hyper cell's own state
 scales are small, and small products are slower for their size than large ones.
 
 What is left, 0.1 to 0.5 of the time of an LSTM at 1000 units, is elementwise work and the calls of a time step. We
-tried three changes to the compiled step, and none made it faster: blocks of half or twice as many time steps, blocks of
-equal length, and a derivative written by hand. Uncompiled, each operation is a separate call, so the smaller the
+tried four changes to the compiled step, and none made it faster: blocks of half or twice as many time steps, blocks of
+equal length, a derivative written by hand, and fewer loops on two threads. Uncompiled, each operation is a separate call, so the smaller the
 tensors are, the larger the share of overhead. The ratios differ a little from run to run.
 """
 
