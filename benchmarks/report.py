@@ -41,8 +41,8 @@ The second processor is older (Zen 3) and has no AVX-512. There, everything exce
 long, too, and the figures vary more from run to run.
 """
 FIRST_STEP = """Seconds until the end of the first training step in a new process, those of `compile()` included, with
-1000 units and a batch of 32. With an empty cache, two thirds of the time go into PyTorch's compiler, which is written
-in Python and uses one core, and one third into the C++ compiler. PyTorch's C++ headers are compiled on the other core
+1000 units and a batch of 32. With an empty cache, most of the time goes into PyTorch's compiler, which is written
+in Python and uses one core, and the rest into the C++ compiler. PyTorch's C++ headers are compiled on the other core
 meanwhile. In the next process, the code of the step and its derivative is loaded without PyTorch's compiler.
 
 The figures of commit 7df319f392 are older. At that time, the headers were compiled after the first graph was traced,
@@ -58,8 +58,9 @@ scales are small, and small products are slower for their size than large ones.
 
 What is left, 0.1 to 0.5 of the time of an LSTM at 1000 units, is elementwise work and the calls of a time step. We
 tried four changes to the compiled step, and none made it faster: blocks of half or twice as many time steps, blocks of
-equal length, a derivative written by hand, and fewer loops on two threads. Uncompiled, each operation is a separate call, so the smaller the
-tensors are, the larger the share of overhead. The ratios differ a little from run to run.
+equal length, a derivative written by hand, and fewer loops that are split between threads. Uncompiled, each operation
+is a separate call, so the smaller the tensors are, the larger the share of overhead. The ratios differ a little from
+run to run.
 """
 
 

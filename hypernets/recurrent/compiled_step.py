@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -47,15 +46,16 @@ class CompiledStep(Step):
             key = kind, self.plan.autocast, tuple(mask is None for mask in self.masks), layouts
             if key not in known:
                 path = path_of_graph(self.plan.cell, tensors[0].device, key)
-                known[key] = load_graph(path) or self._compile(kind, groups, path)
+                graph = load_graph(path)
+                if graph is None:
+                    from hypernets.recurrent.step_compiler import (
+                        compile_graph,
+                    )  # here, since importing it takes seconds
+
+                    graph = compile_graph(self._function(kind, [len(group) for group in groups]), tensors, path)
+                known[key] = graph
             self._functions[kind] = known[key]
         return self._functions[kind](*tensors)
-
-    def _compile(self, kind: str, groups: Sequence[Sequence[Tensor]], path: Path | None) -> Callable:
-        from hypernets.recurrent.step_compiler import compile_graph  # here, since importing it takes three seconds
-
-        tensors = [tensor for group in (self.parameters, *groups) for tensor in group]
-        return compile_graph(self._function(kind, [len(group) for group in groups]), tensors, path)
 
     def _function(self, kind: str, sizes: Sequence[int]) -> Callable:
         """Return the method of `Step` as a function of the parameters and then its arguments, one after another."""

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from hypernets.recurrent.written_step import written_step
 
-if TYPE_CHECKING:  # importing it takes three seconds
+if TYPE_CHECKING:  # importing it takes seconds
     from torch._inductor.output_code import CompiledFxGraph
 
 ENTRY = "inductor_entry_cpp"  # PyTorch's name for the module in a library, and for its one function
@@ -62,7 +62,7 @@ def _sources() -> str:
 
 
 def _folder() -> Path:
-    """A folder in PyTorch's cache, which is found by its rule, since importing that would import the compiler."""
+    """Our folder in PyTorch's cache directory, found by PyTorch's rule: importing that would import the compiler."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container may run as somebody without a name
