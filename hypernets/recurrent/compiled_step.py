@@ -48,9 +48,8 @@ class CompiledStep(Step):
                 path = path_of_graph(self.plan.cell, tensors[0].device, key)
                 graph = load_graph(path)
                 if graph is None:
-                    from hypernets.recurrent.step_compiler import (
-                        compile_graph,
-                    )  # here, since importing it takes seconds
+                    # Here, since importing it takes seconds.
+                    from hypernets.recurrent.step_compiler import compile_graph
 
                     graph = compile_graph(self._function(kind, [len(group) for group in groups]), tensors, path)
                 known[key] = graph
