@@ -42,11 +42,11 @@ long, too, and the figures vary more from run to run.
 """
 FIRST_STEP = """Seconds until the end of the first training step in a new process, those of `compile()` included, with
 1000 units and a batch of 32. With an empty cache, most of the time goes into PyTorch's compiler, which is written
-in Python and uses one core, and the rest into the C++ compiler. PyTorch's C++ headers are compiled on the other core
-meanwhile. In the next process, the code of the step and its derivative is loaded without PyTorch's compiler.
+in Python and uses one core. Its C++ is compiled on the other: first PyTorch's headers, then the derivative of the time
+step, while Python prepares the step itself. In the next process, the code of both is loaded without PyTorch's compiler.
 
-The figures of commit 7df319f392 are older. At that time, the headers were compiled after the first graph was traced,
-and the next process imported PyTorch's compiler and traced the step again.
+The figures of commits 7df319f392 and e8b32b36ae are older. At that time, the step was compiled before its derivative,
+and Python waited for both. At the first of them, the next process imported PyTorch's compiler and traced the step again.
 """
 TEXTS = {"recurrent": RECURRENT, "first_step": FIRST_STEP}  # before the figures of a part
 # An LSTM multiplies with 4 H (I + H) weights per step, a HyperLSTM with 4 H^ (I + H + H^) + 12 N_z (H^ + H) more.

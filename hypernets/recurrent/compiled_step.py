@@ -5,6 +5,7 @@ from itertools import islice
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
 from hypernets.recurrent.kept_graphs import load_graph, path_of_graph
@@ -15,7 +16,7 @@ from hypernets.recurrent.step_operations import LARGEST_FUSED_SUM
 class CompiledStep(Step):
     """What `Step` does, compiled for the shapes and layouts of the tensors; later processes find it on disk."""
 
-    _compiled: WeakKeyDictionary[nn.Module, dict[Any, Callable]] = WeakKeyDictionary()
+    _graphs: WeakKeyDictionary[nn.Module, dict[Any, Callable[[], Callable]]] = WeakKeyDictionary()
 
     def __init__(self, plan: Plan, operands: Operands) -> None:
         super().__init__(plan, operands)
@@ -39,22 +40,40 @@ class CompiledStep(Step):
         return self._run("derivative", groups)
 
     def _run(self, kind: str, groups: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
-        tensors = [tensor for group in (self.parameters, *groups) for tensor in group]
         if kind not in self._functions:  # all calls of one object are with tensors of the same shapes and layouts
-            layouts = tuple((t.shape, t.stride(), t.dtype, t.device) for t in tensors)
-            known = self._compiled.setdefault(self.plan.cell, {})
-            key = kind, self.plan.autocast, tuple(mask is None for mask in self.masks), layouts
-            if key not in known:
-                path = path_of_graph(self.plan.cell, tensors[0].device, key)
-                graph = load_graph(path)
-                if graph is None:
-                    # Here, since importing it takes seconds.
-                    from hypernets.recurrent.step_compiler import compile_graph
+            self._functions[kind] = self._graph(kind, groups)()
+        return self._functions[kind](*self._tensors(groups))
 
-                    graph = compile_graph(self._function(kind, [len(group) for group in groups]), tensors, path)
-                known[key] = graph
-            self._functions[kind] = known[key]
-        return self._functions[kind](*tensors)
+    def _tensors(self, groups: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        return [tensor for group in (self.parameters, *groups) for tensor in group]
+
+    def _graph(self, kind: str, groups: Sequence[Sequence[Tensor]]) -> Callable[[], Callable]:
+        """Return the function that waits for a graph and returns it; find the graph, or begin to compile it."""
+        tensors = self._tensors(groups)
+        layouts = tuple((t.shape, t.stride(), t.dtype, t.device) for t in tensors)
+        known = self._graphs.setdefault(self.plan.cell, {})
+        key = kind, self.plan.autocast, tuple(mask is None for mask in self.masks), layouts
+        if key not in known:
+            path = path_of_graph(self.plan.cell, tensors[0].device, key)
+            graph = load_graph(path)
+            if graph is not None:
+                known[key] = lambda: graph
+                return known[key]
+            if kind == "next_state" and self.plan.differentiable:
+                # The longer one first: its C++ is compiled while Python prepares this one.
+                self._graph("derivative", self._groups_of_derivative(*groups[0], h=groups[1][0]))
+            # Here, since importing it takes seconds.
+            from hypernets.recurrent.step_compiler import compile_graph
+
+            known[key] = compile_graph(self._function(kind, [len(group) for group in groups]), tensors, path)
+        return known[key]
+
+    def _groups_of_derivative(self, *inputs: Tensor, h: Tensor) -> list[Sequence[Tensor]]:
+        """Tensors with the shapes and layouts of those that `derivative` will take after this step."""
+        h_product, x_product, *others = inputs
+        d_results = [h, torch.empty_like(h, dtype=self.plan.dtype), *others[: self.memory]]
+        rooms = self.rooms([torch.empty_like(product) for product in (h_product, x_product)])
+        return [self.keep(inputs), [x_product, *others[self.memory :]], d_results, rooms, self.parameters]
 
     def _function(self, kind: str, sizes: Sequence[int]) -> Callable:
         """Return the method of `Step` as a function of the parameters and then its arguments, one after another."""

@@ -15,15 +15,12 @@ import tempfile
 from collections.abc import Callable
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hypernets.recurrent.written_step import written_step
-
-if TYPE_CHECKING:  # importing it takes seconds
-    from torch._inductor.output_code import CompiledFxGraph
 
 ENTRY = "inductor_entry_cpp"  # PyTorch's name for the module in a library, and for its one function
 
@@ -90,12 +87,8 @@ def _call(entry: Callable, *tensors: Tensor) -> list[Tensor]:
     return torch._C._aoti.alloc_tensors_by_stealing_from_void_ptrs(entry(handles))
 
 
-def keep_graph(path: Path, compiled: "CompiledFxGraph") -> None:
-    """Copy the library of a graph to this path, whole or not at all."""
-    try:
-        library = compiled.current_callable.__globals__["inductor_entry"].__self__.__file__
-    except (AttributeError, KeyError):
-        return  # another version of PyTorch keeps it elsewhere
+def keep_graph(path: Path, entry: Callable) -> None:
+    """Copy the library of a graph, which this is the entry of, to this path, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        Path(shutil.copy(library, folder)).replace(path)
+        Path(shutil.copy(entry.__self__.__file__, folder)).replace(path)

@@ -56,6 +56,7 @@ class Plan(NamedTuple):
 
     cell: nn.Module
     step_type: type["Step"]
+    differentiable: bool  # whether a backward pass may follow
     autocast: torch.dtype | None
     dtype: torch.dtype  # of the matrix products
     names: tuple[str, ...]  # of the parameters that the cell's `forward` reads
@@ -120,20 +121,20 @@ def run_cell(
     autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     if state[0].dtype == torch.float64:
         autocast = None  # as PyTorch has it
+    tensors = [tensor for group in operands for tensor in group]
     plan = Plan(
         cell,
         step_type or written_step(cell) or Step,
+        torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in [input, *tensors]),
         autocast,
         autocast or state[0].dtype,
         tuple(in_step),
         tuple(map(len, operands)),
     )
-    tensors = [tensor for group in operands for tensor in group]
-    differentiable = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in [input, *tensors])
     fewest = FEWEST_WEIGHTS_BFLOAT16 if autocast == torch.bfloat16 else FEWEST_WEIGHTS
-    if differentiable and plan.step_type is Step and sum(w.numel() for w in operands.recurrent_weights) < fewest:
+    if plan.differentiable and plan.step_type is Step and sum(w.numel() for w in operands.recurrent_weights) < fewest:
         return step_by_step(cell, input, operands)
-    output, *final_state = Recurrence.apply(plan, differentiable, input, *tensors)
+    output, *final_state = Recurrence.apply(plan, input, *tensors)
     return output, cell.state_type(*final_state)
 
 
@@ -201,9 +202,7 @@ class Recurrence(torch.autograd.Function):
     """A cell over a sequence, as one function of the input and of the operands one after another."""
 
     @staticmethod
-    def forward(
-        ctx: Any, plan: Plan, differentiable: bool, input: Tensor, *tensors: Tensor | None
-    ) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, plan: Plan, input: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         """Return h at every time step, [T, B, H], and the final state."""
         operands, dtype = plan.operands(tensors), plan.dtype
         steps, batch_size = input.shape[:2]
@@ -216,7 +215,7 @@ class Recurrence(torch.autograd.Function):
         outputs = h.new_empty(steps, *h.shape)
         kept: list[Tensor] = []
         kept_x_products: list[Tensor] = []  # of each block
-        keeps_x_products = differentiable and input.is_floating_point() and input.shape[2] >= WIDE_INPUT
+        keeps_x_products = plan.differentiable and input.is_floating_point() and input.shape[2] >= WIDE_INPUT
 
         def take_steps() -> list[Tensor]:
             now, before = h, memory
@@ -228,15 +227,15 @@ class Recurrence(torch.autograd.Function):
                 inputs = [multiply_h(now.to(dtype)), x_products[t % block], *before, *step.masks_at(t)]
                 now = outputs[t]
                 before = step.next_state(inputs, now)
-                if differentiable:
+                if plan.differentiable:
                     kept.extend(step.keep(inputs))
             return before
 
         with torch.autocast(input.device.type, enabled=False):
             memory = step.within(take_steps)
-        if plan.autocast is not None and not differentiable:
+        if plan.autocast is not None and not plan.differentiable:
             torch.clear_autocast_cache()  # or it would keep the step's parameters of every call
-        if differentiable:
+        if plan.differentiable:
             ctx.plan, ctx.block, ctx.kept_blocks = plan, block, len(kept_x_products)
             ctx.present = [tensor is not None for tensor in tensors]
             present = (tensor for tensor in tensors if tensor is not None)
@@ -251,7 +250,7 @@ class Recurrence(torch.autograd.Function):
         operands = ctx.plan.operands([next(remaining) if present else None for present in ctx.present])
         # Second derivatives are asked for, or several gradients at once, for which the room below would be too small.
         if torch.is_grad_enabled() or are_batched(d_outputs, *d_state):
-            return None, None, *_gradients_step_by_step(ctx, input, operands, (d_outputs, *d_state))
+            return None, *_gradients_step_by_step(ctx, input, operands, (d_outputs, *d_state))
         outputs = next(remaining)
         kept_x_products, kept = list(islice(remaining, ctx.kept_blocks)), list(remaining)
         plan, block, dtype = ctx.plan, ctx.block, ctx.plan.dtype
@@ -266,7 +265,7 @@ class Recurrence(torch.autograd.Function):
         rooms = [step.rooms(d_products) for d_products in zip(of_h.d_products, of_x.d_products, strict=True)]
         d_parameters = [torch.zeros_like(parameter) for parameter in step.parameters]
         d_input = multiply_d_x = None
-        if ctx.needs_input_grad[2]:
+        if ctx.needs_input_grad[1]:
             d_input = torch.empty_like(input)
             multiply_d_x = multiplier(input_weight.to(dtype).t(), steps, block * batch_size)
         d_outputs = d_outputs.contiguous()
@@ -302,14 +301,14 @@ class Recurrence(torch.autograd.Function):
         d_input_weights = of_x.total.split([len(weight) for weight in operands.input_weights])
         d_recurrent_weights = of_h.total.split([len(weight) for weight in operands.recurrent_weights])
         d_masks, d_state = [None] * len(operands.masks), [d_h.to(outputs.dtype), *d_memory]
-        return None, None, d_input, *d_input_weights, *d_recurrent_weights, *d_masks, *d_state, *d_parameters
+        return None, d_input, *d_input_weights, *d_recurrent_weights, *d_masks, *d_state, *d_parameters
 
 
 def _gradients_step_by_step(
     ctx: Any, input: Tensor, operands: Operands, d_results: Sequence[Tensor]
 ) -> list[Tensor | None]:
     """Return the gradients of `input` and of the operands as autograd finds them, which can be differentiated again."""
-    plan, needed, again = ctx.plan, ctx.needs_input_grad[2:], torch.is_grad_enabled()
+    plan, needed, again = ctx.plan, ctx.needs_input_grad[1:], torch.is_grad_enabled()
     autocast = torch.autocast(input.device.type, plan.autocast or torch.bfloat16, enabled=plan.autocast is not None)
     with torch.enable_grad(), autocast:
         # As tensors of their own, or a gradient would include what comes through one operand from another.

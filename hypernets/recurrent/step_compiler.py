@@ -3,11 +3,13 @@
 import contextlib
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import torch
 import torch._functorch.config
@@ -15,10 +17,14 @@ from torch import Tensor
 from torch._inductor import config
 from torch._inductor.codecache import CppWrapperCodeCache
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+from torch.autograd.graph import saved_tensors_hooks
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from hypernets.recurrent.kept_graphs import keep_graph, load_graph
 from hypernets.recurrent.step_operations import REWRITTEN
+
+if TYPE_CHECKING:
+    from torch._inductor.output_code import CompiledFxGraph
 
 OPTIONS = {
     # The compiler is not tried out on every instruction set of the processor first: that takes as long as a graph.
@@ -30,15 +36,33 @@ OPTIONS = {
 }
 
 
-def compile_graph(function: Callable, tensors: list[Tensor], path: Path | None) -> Callable:
-    """Trace the function for tensors of these shapes and layouts, and compile it.
+class Building:
+    """The entry of a graph whose C++ is still being compiled, on another core. A call waits for it.
 
-    If that fails, usually for lack of a compiler, a warning says so and the traced function is returned as it is.
+    It takes what `CppWrapperCodeCache.load_pybinding` takes, which would wait at once.
+    """
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        begin = CppWrapperCodeCache.load_pybinding_async
+        self.wait = begin(*arguments, **settings, submit_fn=ThreadPoolExecutor(1).submit)
+
+    def __call__(self, *handles: Any) -> Any:
+        return self.wait()(*handles)
+
+
+def compile_graph(function: Callable, tensors: list[Tensor], path: Path | None) -> Callable[[], Callable]:
+    """Trace the function for tensors of these shapes and layouts, and begin to compile it.
+
+    Python's part is done here. On a CPU, it writes C++ that is compiled on another core meanwhile.
 
     Args:
         function: takes tensors, one after another, and returns a tuple of tensors.
         tensors: such arguments.
         path: where to keep the graph, or None.
+
+    Returns:
+        A function that waits for the graph and returns it. If compiling fails, usually for lack of a compiler, a
+        warning says so, and it is the traced function as it is.
     """
     # On a CPU, the code that calls the kernels is C++, too, which has less overhead than Python. On a GPU, compiling it
     # would need the headers of CUDA.
@@ -47,28 +71,60 @@ def compile_graph(function: Callable, tensors: list[Tensor], path: Path | None) 
         compile_headers_meanwhile()
     # Some are parts of the same tensor. They never overlap, so the compiler may take them for separate ones.
     tensors = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device) for t in tensors]
-    trace = partial(make_fx, function, tracing_mode="fake", _allow_non_fake_inputs=True)  # buffers, as constants
-    fused = trace(REWRITTEN)(*tensors)
-    compiled = []
+
+    def trace(decompositions: dict | None = None) -> Callable:
+        tracer = make_fx(function, decompositions, tracing_mode="fake", _allow_non_fake_inputs=True)  # buffers
+        # Not with the caller's hooks, such as those of activation checkpointing: nothing of this is in its graph.
+        with saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor):
+            return tracer(*tensors)
+
+    fused = trace(REWRITTEN)
+    compiled: list[CompiledFxGraph] = []
 
     def inner_compile(*arguments: Any, **settings: Any) -> Any:
         compiled.append(compile_fx_inner(*arguments, **settings))
         return compiled[-1]
 
+    @cache
+    def finished() -> Callable:  # it must not hold the function, which may hold a cell
+        try:
+            entry = entry_of(compiled.pop())
+        except RuntimeError as error:
+            warn_that_compiling_failed(str(error))
+            return fused
+        if path is not None and entry is not None:
+            keep_graph(path, entry)
+        return load_graph(path) or graph
+
+    # PyTorch's cache of whole functions might return this one without calling `inner_compile`.
+    without_cache = torch._functorch.config.patch(enable_autograd_cache=False)
     try:
-        # PyTorch's cache of whole functions may return this one without calling `inner_compile`.
-        with torch._functorch.config.patch(enable_autograd_cache=path is None):
+        with without_cache, patch.object(CppWrapperCodeCache, "load_pybinding", Building):
             graph = compile_fx(fused, tensors, inner_compile, config_patches=OPTIONS | {"cpp_wrapper": on_cpu})
     except RuntimeError as error:
-        reason = str(error).strip().partition("\n")[0]
-        warnings.warn(
-            f"The time steps of recurrent layers run uncompiled, and slower, because compiling failed here: {reason}",
-            stacklevel=2,
-        )
-        return trace()(*tensors)
-    if path is not None:
-        keep_graph(path, compiled[0])
-    return load_graph(path) or graph
+        warn_that_compiling_failed(str(error))
+        traced = trace()  # less work than `fused` where nothing is fused
+        return lambda: traced
+    return finished
+
+
+@cache  # once is enough
+def warn_that_compiling_failed(message: str) -> None:
+    """Say that the time steps run uncompiled, and why."""
+    reason = message.strip().partition("\n")[0]
+    warnings.warn(
+        f"The time steps of recurrent layers run uncompiled, and slower, because compiling failed here: {reason}",
+        stacklevel=2,
+    )
+
+
+def entry_of(compiled: "CompiledFxGraph") -> Callable | None:
+    """Wait for the machine code of a graph, and return the function that runs it; None if it is not in a library."""
+    try:
+        entry = compiled.current_callable.__globals__["inductor_entry"]
+    except (AttributeError, KeyError):
+        return None  # it is on a GPU, or this version of PyTorch has it elsewhere
+    return entry.wait() if isinstance(entry, Building) else entry
 
 
 @cache  # they are needed once

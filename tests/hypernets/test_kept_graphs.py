@@ -1,9 +1,11 @@
 """Compiled graphs that are kept on disk: found again where they fit, and only there."""
 
 import functools
+import gc
 import os
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
@@ -75,6 +77,16 @@ def test_another_process_does_not_even_import_the_compiler(no_tracing, tmp_path)
     program = IN_ANOTHER_PROCESS.format(threads=torch.get_num_threads())
     environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
     assert subprocess.check_output([sys.executable, "-c", program], env=environment, text=True).strip() == "False"
+
+
+@pytest.mark.compiler
+def test_a_cell_is_not_kept_alive_by_a_derivative_that_nobody_asked_for(folder):
+    layer = compiled(LSTM(5, 7, layer_norm=True))
+    layer(torch.randn(4, 2, 5))
+    cell = weakref.ref(layer.cells[0])
+    del layer
+    gc.collect()
+    assert cell() is None
 
 
 @pytest.mark.compiler
