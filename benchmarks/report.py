@@ -46,7 +46,8 @@ in Python and uses one core. Its C++ is compiled on the other: first PyTorch's h
 step, while Python prepares the step itself. In the next process, the code of both is loaded without PyTorch's compiler.
 
 The figures of commits 7df319f392 and e8b32b36ae are older. At that time, the step was compiled before its derivative,
-and Python waited for both. At the first of them, the next process imported PyTorch's compiler and traced the step again.
+and Python waited for both. At the first of them, the next process imported PyTorch's compiler and traced the step
+again.
 """
 TEXTS = {"recurrent": RECURRENT, "first_step": FIRST_STEP}  # before the figures of a part
 # An LSTM multiplies with 4 H (I + H) weights per step, a HyperLSTM with 4 H^ (I + H + H^) + 12 N_z (H^ + H) more.
