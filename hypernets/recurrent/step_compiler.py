@@ -73,8 +73,9 @@ def compile_graph(function: Callable, tensors: list[Tensor], path: Path | None) 
     tensors = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device) for t in tensors]
 
     def trace(decompositions: dict | None = None) -> Callable:
-        tracer = make_fx(function, decompositions, tracing_mode="fake", _allow_non_fake_inputs=True)  # buffers
-        # Not with the caller's hooks, such as those of activation checkpointing: nothing of this is in its graph.
+        # Buffers are not fake; they become constants.
+        tracer = make_fx(function, decompositions, tracing_mode="fake", _allow_non_fake_inputs=True)
+        # The caller's hooks, of activation checkpointing for example, are not for tensors that are only traced.
         with saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor):
             return tracer(*tensors)
 
