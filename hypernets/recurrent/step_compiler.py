@@ -89,7 +89,7 @@ def compile_graph(function: Callable, tensors: list[Tensor], path: Path | None) 
     @cache
     def finished() -> Callable:  # it must not hold the function, which may hold a cell
         try:
-            entry = entry_of(compiled.pop())
+            entry = entry_of(compiled[0])
         except RuntimeError as error:
             warn_that_compiling_failed(str(error))
             return fused

@@ -90,6 +90,18 @@ def test_a_cell_is_not_kept_alive_by_a_derivative_that_nobody_asked_for(folder):
 
 
 @pytest.mark.compiler
+def test_goes_on_after_an_interruption(folder, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    layer = compiled(LSTM(5, 7, layer_norm=True))
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(step_compiler, "entry_of", interrupt)
+        gradients(layer)
+    assert_right(layer)
+
+
+@pytest.mark.compiler
 def test_what_is_no_library_is_replaced_by_one(folder, monkeypatch):
     gradients(compiled(LSTM(5, 7, layer_norm=True)))
     libraries = {path.name: path.read_bytes() for path in folder.iterdir()}
