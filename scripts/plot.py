@@ -156,7 +156,7 @@ def save_figure(figure: Figure, output: Path) -> None:
     try:
         figure.savefig(output, dpi=120)
     except (ValueError, OSError) as error:
-        raise UserError(f"Cannot write {output} ({error}); choose another name with --output.") from None
+        raise UserError(f"Cannot write {output} ({error}); choose another name.") from None
     finally:
         plt.close(figure)
 

@@ -4,12 +4,14 @@ import html
 import re
 from functools import partial
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
 from data.text_sources import encode, readable, spelled
 from hypernets import LSTM, HyperLSTM
 from models.character_model import CharacterModel
+from scripts.sample_text import draw
 from training.tasks import text_samples
 from training.trained import load_network
 
@@ -76,9 +78,20 @@ def test_darkest_where_the_change_is_largest():
     assert text_samples.page("a", torch.zeros(1, 4)).count('"opacity:0.10"') == 4
 
 
-def test_command_writes_text_and_page(call_script, text_runs, tmp_path):
-    page = tmp_path / "sample.html"
-    done = call_script("sample_text", text_runs[1], "--prompt", "the", "--length", 90, "--html", page)
+def test_picture_is_darkest_where_the_change_is_largest():
+    changes = torch.zeros(150, 4)
+    changes[120, 2] = 3.0
+    panels = draw("a" * 150, changes).axes
+    bars = [panel.images[0].get_array() for panel in panels]
+    assert [b.shape for b in bars] == [(4, 100), (4, 50)] and [len(panel.texts) for panel in panels] == [100, 50]
+    assert not bars[0].any() and bars[1].sum() == bars[1][2, 20] == 1
+    plt.close("all")
+
+
+def test_command_writes_text_page_and_picture(call_script, text_runs, tmp_path):
+    page, picture = tmp_path / "sample.html", tmp_path / "sample.png"
+    options = ("--prompt", "the", "--length", 90, "--html", page, "--picture", picture)
+    done = call_script("sample_text", text_runs[1], *options)
     assert done.returncode == 0, done.stderr
     text = done.stdout[:-1]
     assert text.startswith("the") and len(text) == 93
@@ -87,6 +100,7 @@ def test_command_writes_text_and_page(call_script, text_runs, tmp_path):
     shown = re.findall("<span>(.*?)<i.*?</span>", written)
     assert "".join(map(html.unescape, shown)) == "".join(map(text_samples.visible, text))
     assert written.count("<br>") == text.count("\n") and written.count("<i ") == 4 * len(text)
+    assert plt.imread(picture).std() > 0
     assert "src=" not in written and "http" not in written  # all in one file
 
 
@@ -94,6 +108,7 @@ def test_command_writes_text_and_page(call_script, text_runs, tmp_path):
     ("run", "options", "words"),
     [
         ("plain", ("--html", "sample.html"), ("hypernet=hyperlstm",)),
+        ("plain", ("--picture", "sample.png"), ("hypernet=hyperlstm",)),
         ("images", (), ("neither a model of characters nor", "must first be published")),
         ("plain", ("--prompt", ""), ("at least one",)),
         ("plain", ("--prompt", "the", "--temperature", "-1"), ("temperature -1",)),
@@ -104,4 +119,4 @@ def test_mistakes(run, options, words, call_script, assert_one_line, text_runs, 
     path = {"plain": text_runs[0], "images": finished, "nothing": tmp_path / "nothing"}[run]
     done = call_script("sample_text", path, "--prompt", "the", *options)
     assert_one_line(done, *words, program="sample_text")
-    assert not (tmp_path / "sample.html").exists()
+    assert not list(tmp_path.glob("sample.*"))

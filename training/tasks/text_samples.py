@@ -57,6 +57,7 @@ def visible(character: str) -> str:
     return "\N{RETURN SYMBOL}" if character == "\n" else character if character.isprintable() else "\N{MIDDLE DOT}"
 
 
+TITLE = f"Change of the row scales d_h of the gates {', '.join(GATES)}, from above"
 STYLE = """
 body { background: #fff; color: #111; font: 16px/1.1 monospace; margin: 12px }
 p { font: 13px/1.4 sans-serif; margin: 0 0 12px }
@@ -67,20 +68,23 @@ b { display: inline-block; width: 80px; height: 8px; margin: 0 4px;
 """
 
 
+def shares_of_largest(changes: Tensor) -> Tensor:
+    """Changes of the gates, [characters, 4], divided by the largest one of each gate."""
+    return (changes / changes.max(dim=0).values.clamp_min(torch.finfo(torch.float32).tiny)).nan_to_num()
+
+
 def page(text: str, changes: Tensor) -> str:
     """Figure 4 as an HTML page that needs no other file: under every character a bar for each gate.
 
     The darkest bars are the largest changes of each gate, [characters, 4].
     """
-    share = (changes / changes.max(dim=0).values.clamp_min(torch.finfo(torch.float32).tiny)).nan_to_num()
     cells = []
-    for character, opacities in zip(text, (0.1 + 0.9 * share).tolist(), strict=True):
+    for character, opacities in zip(text, (0.1 + 0.9 * shares_of_largest(changes)).tolist(), strict=True):
         bars = "".join(f'<i style="opacity:{opacity:.2f}"></i>' for opacity in opacities)
         cells.append(f"<span>{html.escape(visible(character))}{bars}</span>" + "<br>" * (character == "\n"))
-    title = f"Change of the row scales d_h of the gates {', '.join(GATES)}, from above"
     return (
-        f'<!DOCTYPE html><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
-        f"<p>{title}: none<b></b>the gate's largest</p>{''.join(cells)}\n"
+        f'<!DOCTYPE html><meta charset="utf-8"><title>{TITLE}</title><style>{STYLE}</style>'
+        f"<p>{TITLE}: none<b></b>the gate's largest</p>{''.join(cells)}\n"
     )
 
 
