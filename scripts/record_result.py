@@ -129,10 +129,11 @@ def row_of(record: Mapping[str, Any]) -> str:
 
 
 def by_setting(records: Sequence[Record]) -> list[list[Record]]:
-    """Put together the runs that differ only in the seed."""
+    """Put together the runs that differ only in the seed or the precision, which `precision=auto` leaves open."""
     groups: dict[str, list[Record]] = {}
     for record in records:
-        groups.setdefault(str(sorted((key_of(record) | {"seed": None}).items())), []).append(record)
+        key = key_of(record) | {"seed": None, "precision": None}
+        groups.setdefault(str(sorted(key.items())), []).append(record)
     return list(groups.values())
 
 
