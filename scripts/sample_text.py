@@ -34,7 +34,7 @@ def draw(text: str, changes: Tensor) -> Figure:
     figure, panels = plt.subplots(len(starts), 1, figsize=size, squeeze=False, layout="constrained")
     for start, axes in zip(starts, panels[:, 0], strict=True):
         line = slice(start, start + CHARACTERS_PER_LINE)
-        axes.imshow(shares_of_largest(changes)[line].T, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        axes.imshow(shares_of_largest(changes)[line].T.numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for place, character in enumerate(text[line]):
             axes.text(place, -0.8, visible(character), family="monospace", ha="center")
         axes.set_xlim(-0.5, CHARACTERS_PER_LINE - 0.5)
