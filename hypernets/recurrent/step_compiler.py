@@ -1,7 +1,6 @@
 """Functions of tensors as compiled graphs: what `compile()` of a recurrent layer does to its time steps."""
 
 import contextlib
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +14,9 @@ from unittest.mock import patch
 import torch
 import torch._functorch.config
 from torch import Tensor
-from torch._inductor import config
+from torch._inductor import config, sizevars
 from torch._inductor.codecache import CppWrapperCodeCache
-from torch._inductor.codegen.cpp import stride_at_vec_range
+from torch._inductor.codegen import cpp
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch.autograd.graph import saved_tensors_hooks
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -119,13 +118,17 @@ def simple_indices_as_they_are() -> Iterator[None]:
     It would change nothing and take a fifth of the time that a graph needs in Python. PyTorch's pull request 186319
     leaves it out for all indices.
     """
-    module, name = sys.modules[stride_at_vec_range.__module__], "simplify_index_in_vec_range"
-    simplify = getattr(module, name, None)
+    name = "simplify_index_in_vec_range"
+    module = next((each for each in (sizevars, cpp) if hasattr(each, name)), None)  # in PyTorch 2.9, it is the second
+    if module is None:
+        yield
+        return
+    simplify = getattr(module, name)
 
     def unless_simple(index: Any, *variable_and_length: Any) -> Any:
         return simplify(index, *variable_and_length) if index.has(FloorDiv, ModularIndexing) else index
 
-    with patch.object(module, name, unless_simple) if simplify else contextlib.nullcontext():
+    with patch.object(module, name, unless_simple):
         yield
 
 

@@ -8,7 +8,10 @@ import sys
 import weakref
 
 import pytest
+import sympy
 import torch
+from torch._inductor.codegen import cpp
+from torch.utils._sympy.functions import FloorDiv, ModularIndexing
 
 from hypernets import LSTM, HyperLSTM
 from hypernets.recurrent import kept_graphs, step_compiler
@@ -165,3 +168,19 @@ def test_no_graph_is_kept_of_code_that_may_change():
         assert path_of_graph(cell, CPU) is None
     cell.register_forward_hook(lambda *_: None)
     assert path_of_graph(cell, CPU) is None
+
+
+def test_strides_of_indices_are_those_of_pytorch(monkeypatch):
+    i, j = sympy.symbols("i j", integer=True, nonnegative=True)
+    simple = (1000 * i + j, 4 * (250 * i + j) + 7, 3 * i, i * j)
+    others = (FloorDiv(j, 16) + i, 1000 * i + ModularIndexing(j, 1, 32), FloorDiv(j, 3))
+
+    def strides():
+        cpp.stride_at_vec_range.cache_clear()
+        return [cpp.stride_at_vec_range(index, j, 16) for index in (*simple, *others)]
+
+    expected, simplify, simplified = strides(), sympy.simplify, []
+    monkeypatch.setattr(sympy, "simplify", lambda index: simplified.append(index) or simplify(index))
+    with step_compiler.simple_indices_as_they_are():
+        assert strides() == expected == [1, 4, 0, i, 0, 1, expected[-1]]
+    assert not set(simple) & set(simplified)
